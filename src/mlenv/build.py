@@ -1,0 +1,381 @@
+"""Build an environment: plan, install into a new generation, pass the gate, flip."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+from mlenv import drift, gate, lockfile, plan, resolution, solve
+from mlenv import indexes as index_module
+from mlenv.errors import EnvironmentBuildError, FindingError, ProjectError
+from mlenv.machine import Machine
+from mlenv.overlay import meaning
+from mlenv.plan import Plan
+from mlenv.project import Project
+from mlenv.report import Finding
+from mlenv.solve import Question
+from mlenv.system import generation, inventory, process
+from mlenv.system import uv as uv_module
+from mlenv.system.generation import Generation
+from mlenv.system.uv import Uv
+
+KEY_SCHEME = 1
+Progress = Callable[[str], None]
+
+
+class Verify(Enum):
+    """How far the gate goes before a new environment is used."""
+
+    AUTO = "auto"
+    METADATA = "metadata"
+    IMPORT = "import"
+    GPU = "gpu"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the environment is to be. ``extras`` are personal additions (``--with``), for this environment only."""
+
+    backend: str
+    interpreter: Path
+    extras: tuple[str, ...] = ()
+    verify: Verify = Verify.AUTO
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A new generation, what went into it, and the seconds of each phase."""
+
+    generation: Generation
+    plan: Plan
+    seconds: Mapping[str, float]
+    moved_aside: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Clock:
+    """Seconds per phase, in the order the phases ran."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def phase(self, name: str) -> None:
+        """Everything since the last call belongs to ``name``."""
+        now = time.perf_counter()
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + now - self._last, 2)
+        self._last = now
+
+
+def key_of(project: Project, wanted: Wanted, *, platform: str) -> str:
+    """The digest of everything that decides what the environment holds. URLs and machine names are not in it."""
+    lock = project.lock_text or ""
+    status = wanted.interpreter.resolve().stat()
+    parts = {
+        "scheme": KEY_SCHEME,
+        "backend": wanted.backend,
+        "overlay": meaning(project.overlay(wanted.backend)),
+        "lock": hashlib.sha256(lockfile.body_of(lock).encode()).hexdigest(),
+        "python": [str(wanted.interpreter.resolve()), status.st_size, status.st_mtime_ns],
+        "platform": platform,
+        "extras": sorted(wanted.extras),
+        "foundation": [drift.settings(project), *_asked_of_foundation(project)],
+        "local": [[local.line_for_uv(), local.content_digest] for local in project.requirements.local_projects],
+    }
+    return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _asked_of_foundation(project: Project) -> list[str]:
+    """The direct requirements that the foundation owns (``torchcodec``, ``torch>=2.6``): they are in no lock."""
+    direct = (entry.requirement for _, entry in project.requirements.direct)
+    return sorted({str(asked) for asked in direct if project.names.owns(asked.name)})
+
+
+def make_plan(project: Project, uv: Uv, wanted: Wanted, *, platform: str) -> tuple[Plan, tuple[str, ...]]:
+    """Resolve the foundation with the lock's pins, for this machine's Python; every file with URL and hash.
+
+    Returns the plan and what is worth saying about its source.
+    """
+    lock = project.lock
+    assert lock is not None
+    files = {"lock.txt": lockfile.render_pins(replace(pin, via=(), hashes=()) for pin in lock.pins)}
+    files["asked.txt"] = "".join(f"{line}\n" for line in _asked_of_foundation(project))
+    if wanted.extras:
+        files["with.txt"] = "".join(f"{extra}\n" for extra in wanted.extras)
+    header = lock.header
+    question = Question(
+        files=files,
+        sources=tuple(files),
+        python=header.python if header else project.target_python[0],
+        interpreter=wanted.interpreter,
+        platform=None,
+        direct=frozenset(pin.name for pin in lock.pins),
+    )
+    resolved = solve.resolve_backend(project, uv, project.overlay(wanted.backend), question, platform=platform)
+    clash = resolution.collision(resolved)
+    if clash is not None:
+        raise FindingError(
+            f"{clash[0].name} and {clash[1].name} are two CUDA families of one library "
+            "and overwrite each other's files",
+            hint="run `mlenv lock`: it names what brought each",
+        )
+    locked = {pin.name for pin in lock.pins}
+    additions = {pin.name for pin in resolved.application} - locked if wanted.extras else set()
+    built = {canonicalize_name(n) for n in (*project.settings.build, *project.settings.build_against_foundation)}
+    made = plan.make(resolved, lock=lock.pins, built=built, extra=additions)
+    _refuse_built_against(project, made)
+    return made, resolved.notes
+
+
+def _refuse_built_against(project: Project, made: Plan) -> None:
+    """Building against the installed foundation is not there yet; without it such a package fails in the middle."""
+    names = {canonicalize_name(name) for name in project.settings.build_against_foundation}
+    for package in made.packages:
+        if package.name in names and not package.table.get("wheels"):
+            raise ProjectError(
+                f"{package.name} has to be built against the foundation, which `mlenv sync` can't do yet",
+                path="pyproject.toml",
+                hint="require a release that has a wheel, or build it by hand into an index of your own",
+            )
+
+
+def saved_plan(found: Generation) -> Plan | None:
+    """The plan that a generation was built from, or None where it can't be read."""
+    try:
+        text = (found.path / generation.PLAN).read_text(encoding="utf-8")
+        manifest = found.manifest
+        return plan.from_toml(
+            text, backend=found.backend, source=str(manifest["source"]), foundation=set(manifest["foundation"])
+        )
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def build(
+    project: Project,
+    uv: Uv,
+    wanted: Wanted,
+    chosen: Plan,
+    *,
+    key: str,
+    machine: Machine,
+    clock: Clock,
+    progress: Progress,
+) -> Generation:
+    """A new finished generation that passed the gate. Leaves nothing behind where it fails, and ``.venv`` as it is.
+
+    Raises EnvironmentBuildError, IntegrityError, PackageIndexError, or FindingError where the gate finds something.
+    """
+    path = generation.begin(project.state, backend=wanted.backend, key=key)
+    try:
+        _install(project, uv, wanted, chosen, path, clock=clock, progress=progress)
+        if wanted.verify is not Verify.NONE:
+            progress("checking the new environment")
+        _pass_gate(project, wanted, chosen, path, machine=machine, env=uv.env)
+        clock.phase("gate")
+        manifest = _manifest(wanted, chosen, key=key, path=path)
+        finished = generation.finish(path, manifest)
+        clock.phase("finish")
+    except BaseException as error:
+        uv_module.remove_tree(path)
+        if isinstance(error, OSError):
+            raise EnvironmentBuildError(
+                f"the new environment can't be written: {error.strerror}",
+                path=str(path),
+                hint="check the permissions and the space left; the old environment still stands",
+            ) from error
+        raise
+    return finished
+
+
+def _install(
+    project: Project, uv: Uv, wanted: Wanted, chosen: Plan, path: Path, *, clock: Clock, progress: Progress
+) -> None:
+    uv_module.make_environment(uv, target=path, python=wanted.interpreter, prompt=project.root.name)
+    generation.require_private(path, env=uv.env)
+    clock.phase("venv")
+    python = ".".join(str(project.target_python[0]).split(".")[:2])
+    (path / generation.PLAN).write_text(plan.to_toml(chosen, python=python), encoding="utf-8")
+    record = plan.to_toml(chosen, layer=plan.FOUNDATION, python=python)
+    (path / f"pylock.{chosen.backend}.toml").write_text(record, encoding="utf-8")
+    config = path / "uv.toml"
+    config.touch(0o600)  # it may name a mirror with its credentials
+    config.write_text(index_module.to_uv_toml(project.indexes) + _no_build(project, chosen), encoding="utf-8")
+    progress(f"installing {len(chosen.packages)} packages ({_size(chosen)})")
+    try:
+        interpreter = generation.python_of(path)
+        uv_module.install_plan(uv, plan=path / generation.PLAN, python=interpreter, config=config)
+        locals_ = [local.line_for_uv() for local in project.requirements.local_projects]
+        if locals_:
+            generation.require_private(path, env=uv.env)
+            uv_module.install_local(uv, requirements=locals_, python=interpreter, config=config)
+    finally:
+        config.unlink(missing_ok=True)
+    clock.phase("install")
+
+
+def _no_build(project: Project, chosen: Plan) -> str:
+    """Nobody's build code runs but the code of what the settings name, and of the project's own local projects."""
+    allowed = {canonicalize_name(n) for n in (*project.settings.build, *project.settings.build_against_foundation)}
+    names = sorted(json.dumps(package.name) for package in chosen.packages if package.name not in allowed)
+    return f"\n[pip]\nonly-binary = [{', '.join(names)}]\n" if names else ""
+
+
+def _size(chosen: Plan) -> str:
+    total = sum(package.size for package in chosen.packages)
+    return f"{total / 1e9:.1f} GB" if total > 1e9 else f"{total / 1e6:.0f} MB"
+
+
+def _manifest(wanted: Wanted, chosen: Plan, *, key: str, path: Path) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "key": key,
+        "path": str(path.resolve()),
+        "backend": wanted.backend,
+        "source": chosen.source,
+        "torch": gate.torch_build(_version_files(path).get("torch", ""))[0] or chosen.version("torch"),
+        "python": str(wanted.interpreter),
+        "extras": list(wanted.extras),
+        "verified": wanted.verify is not Verify.NONE,
+        "created": time.time(),
+        "host": os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", ""),
+        "foundation": sorted(package.name for package in chosen.layer(plan.FOUNDATION)),
+        "planned": {package.name: package.version for package in chosen.packages},
+        "inventory": inventory.snapshot(path),
+    }
+
+
+def inspect(
+    project: Project,
+    environment: Path,
+    *,
+    backend: str,
+    planned: Mapping[str, str] | None,
+    machine: Machine,
+    since: float | None = None,
+) -> tuple[Finding, ...]:
+    """The metadata gate on an environment as it stands; with ``since``, files written after that are hashed too."""
+    found = inventory.read(environment)
+    expected = gate.Expectation(
+        backend=backend,
+        os=machine.os,
+        names=project.names,
+        planned=planned,
+        version_files=_version_files(environment),
+        markers=_markers(machine, environment),
+        architecture_gap=_architecture_gap(project, backend, found.versions.get("torch"), machine),
+    )
+    written = inventory.edited(found, since=since) if since is not None else ()
+    return gate.metadata(found, expected) + gate.edited(written)
+
+
+def intact(project: Project, found: Generation, machine: Machine) -> tuple[Finding, ...]:
+    """The metadata gate on a finished generation, with what was written since hashed; empty where it is whole."""
+    planned = found.manifest.get("planned")
+    since = float(found.manifest.get("created", 0.0))
+    return inspect(project, found.path, backend=found.backend, planned=planned, machine=machine, since=since)
+
+
+def _version_files(environment: Path) -> dict[str, str]:
+    """What torch and its companions say of their own build."""
+    site = inventory.site_packages(environment.resolve())
+    paths = {name: site / name / "version.py" for name in ("torch", "torchvision", "torchaudio")}
+    return {name: path.read_text(encoding="utf-8", errors="replace") for name, path in paths.items() if path.is_file()}
+
+
+def _markers(machine: Machine, environment: Path) -> dict[str, str]:
+    site = inventory.site_packages(environment.resolve())
+    version = site.parent.name.removeprefix("python") if site.parent.name.startswith("python3") else None
+    import platform
+
+    found = drift.target_environment(machine.platform, version or platform.python_version())
+    return {name: str(value) for name, value in found.items()}
+
+
+def _architecture_gap(project: Project, backend: str, torch: str | None, machine: Machine) -> str | None:
+    """Why the torch in the environment can't run on a visible GPU, or None."""
+    if torch is None or not machine.visible_gpus or backend == "cpu":
+        return None
+    from mlenv.backend import uncovered
+
+    return uncovered(catalogue=project.catalogue, machine=machine, backend=backend, torch=torch)
+
+
+def _pass_gate(
+    project: Project, wanted: Wanted, chosen: Plan, path: Path, *, machine: Machine, env: Mapping[str, str]
+) -> None:
+    if wanted.verify is Verify.NONE:
+        return
+    planned = {package.name: package.version for package in chosen.packages}
+    findings = inspect(project, path, backend=wanted.backend, planned=planned, machine=machine)
+    gpu = wanted.verify is Verify.GPU or (wanted.verify is Verify.AUTO and bool(machine.visible_gpus))
+    if not findings and wanted.verify is not Verify.METADATA:
+        gpu = gpu and wanted.backend != "cpu"
+        findings = import_gate(path, roots=import_names(project, path, wanted.backend), gpu=gpu, env=env)
+    if findings:
+        first = findings[0]
+        more = "".join(f"\n  {finding}" for finding in findings[1:8])
+        raise FindingError(
+            f"the new environment did not pass the gate; the old one still stands: {first.message}{more}",
+            hint="`mlenv sync --rebuild` builds it anew; if the same is found again, "
+            "`uv cache clean NAME` drops a damaged download",
+        )
+
+
+def import_names(project: Project, environment: Path, backend: str) -> tuple[str, ...]:
+    """What the import gate imports: of each of the overlay's roots that is installed, the package it brings."""
+    roots = {canonicalize_name(root.name) for root in project.overlay(backend).roots(project.settings.foundation.roots)}
+    found = inventory.read(environment)
+    return tuple(
+        name
+        for package in found.packages
+        if package.name in roots
+        for name in inventory.import_names(package, found.site)
+    )
+
+
+def import_gate(environment: Path, *, roots: Sequence[str], gpu: bool, env: Mapping[str, str]) -> tuple[Finding, ...]:
+    """Import the roots in the environment's own Python, and compute on each GPU where ``gpu`` says so."""
+    with resources.as_file(resources.files("mlenv.data").joinpath("gate_child.py")) as script:
+        python = generation.python_of(environment.resolve())
+        argv: list[str | Path] = [python, "-I", "-B", str(script), ",".join(roots), "gpu" if gpu else "-"]
+        done = process.run(argv, env={**env, **_gpu_variables()})
+    last = done.out.strip().splitlines()[-1:] or [""]
+    try:
+        document = json.loads(last[0])
+    except ValueError:
+        message = f"the roots can't be imported: Python ended with {done.code}\n{done.err.strip()[-500:]}"
+        return (Finding(kind="import-failed", message=message, hint=gate.REBUILD),)
+    failures = [item for item in (*document["imports"], *document["gpus"]) if "message" in item]
+    return tuple(
+        Finding(kind="import-failed", message=f"{f['subject']}: {f['message']}", path=f["file"], line=f["line"])
+        for f in failures
+    )
+
+
+def _gpu_variables() -> dict[str, str]:
+    names = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "CUDA_DEVICE_ORDER")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def changed_since(found: Generation) -> tuple[str, ...]:
+    """What somebody changed in a generation since it was finished, one sentence each; empty where it is as it was."""
+    if (was := found.manifest.get("path")) is not None and Path(str(was)) != found.path.resolve():
+        return (f"it was built at {was}; its scripts point there",)
+    if not generation.python_of(found.path).exists():
+        return ("its Python is gone",)
+    try:
+        return inventory.drifted(found.manifest["inventory"], inventory.snapshot(found.path))
+    except OSError:
+        return ("its site-packages is gone",)

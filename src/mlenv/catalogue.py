@@ -1,0 +1,250 @@
+"""The facts that age: backends, torch releases, driver floors, foundation names; parsed from data/catalogue.toml."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+Version = tuple[int, int]
+Channel = Literal["stable", "nightly"]
+
+_CUDA_NAME = re.compile(r"cu(\d{2,4})")
+_MINOR = re.compile(r"(\d+)\.(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownNames:
+    """The foundation's names: ``exact``, fnmatch ``patterns``, and what a pattern takes though it isn't foundation."""
+
+    exact: tuple[str, ...]
+    patterns: tuple[str, ...]
+    excluded: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverFloor:
+    """The oldest driver that runs builds of one CUDA major, by operating system."""
+
+    cuda_major: int
+    linux: str
+    windows: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeRow:
+    """For which GPUs (75 = compute capability 7.5) the wheels of some torch minors carry code, by architecture."""
+
+    torch: tuple[Version, ...]
+    architectures: Mapping[str, tuple[int, ...]]
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """One backend. ``cuda`` is None for the CPU build and for what is no CUDA build at all."""
+
+    name: str
+    cuda: Version | None
+    windows: bool = True
+    code: tuple[CodeRow, ...] = ()
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is the CPU build."""
+        return self.name == "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """One torch release: what belongs to it, and which backend the default index's own files are, by platform.
+
+    ``python`` lists the Python versions it has wheels for; ``backends`` the builds known to exist, ``unconfirmed``
+    those that may.
+    """
+
+    torch: str
+    torchvision: str
+    torchaudio: str
+    python: tuple[str, ...]
+    backends: tuple[str, ...]
+    unconfirmed: tuple[str, ...] = ()
+    pypi: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """The architectures a build carries code for. ``exact`` is False where neighbouring torch minors stand in."""
+
+    architectures: tuple[int, ...]
+    exact: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SassRule:
+    """Which GPUs run which machine code (torch.cuda's DEVICE_REQUIREMENT).
+
+    ``exclude``: cubin → GPUs that don't run it although the common rule says so; ``only``: cubin → all GPUs that do.
+    From CUDA ``relaxed_from`` on the exclusions of ``relaxed`` are lifted.
+    """
+
+    exclude: Mapping[int, tuple[int, ...]]
+    only: Mapping[int, tuple[int, ...]]
+    relaxed: tuple[int, ...]
+    relaxed_from: Version
+
+    def runs(self, cubin: int, *, device: Version, cuda: Version) -> bool:
+        """Whether a GPU runs code built for ``cubin``: the same major, and no older minor, but for the exceptions."""
+        number = device[0] * 10 + device[1]
+        if cubin in self.only:
+            return number in self.only[cubin]
+        lifted = cubin in self.relaxed and cuda >= self.relaxed_from
+        if not lifted and number in self.exclude.get(cubin, ()):
+            return False
+        return cubin // 10 == device[0] and cubin % 10 <= device[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """Everything in data/catalogue.toml. ``releases`` come newest first; ``backends`` holds the known ones by name."""
+
+    backends: Mapping[str, Backend]
+    releases: tuple[Release, ...]
+    driver_floors: Mapping[int, DriverFloor]
+    sass: SassRule
+    foundation_names: KnownNames
+    index_urls: Mapping[str, str]
+
+    def backend(self, name: str) -> Backend:
+        """The backend, known or read by rule: ``cu140`` is CUDA 14.0; any other name is no CUDA build."""
+        return self.backends.get(name) or Backend(name=name, cuda=cuda_of(name))
+
+    def release(self, torch_version: str) -> Release | None:
+        """The release of a torch version, its local label ignored, or None."""
+        wanted = torch_version.split("+")[0]
+        return next((release for release in self.releases if release.torch == wanted), None)
+
+    def newest_release(self, backend: str, *, python: str | None = None) -> Release | None:
+        """The newest release that is known to have the backend (and wheels for that Python, ``3.12``), or None."""
+        having = (release for release in self.releases if backend in release.backends)
+        return next((release for release in having if python is None or python in release.python), None)
+
+    def default_index_build(self, torch_version: str, platform: str) -> str | None:
+        """Which backend the default index's own file of that torch is on a platform, or None where it isn't known."""
+        release = self.release(torch_version)
+        return None if release is None else release.pypi.get(platform)
+
+    def architectures(self, backend: str, torch_version: str, platform: str) -> tuple[int, ...] | None:
+        """What a build carries code for (75 = compute capability 7.5), or None where exactly that isn't known."""
+        code = self.code(backend, torch_version, platform)
+        return code.architectures if code is not None and code.exact else None
+
+    def code(self, backend: str, torch_version: str, platform: str) -> Code | None:
+        """What a build carries code for. For a torch minor without a row, what its neighbours have in common.
+
+        None where no row of that backend and architecture is of this minor or an older one.
+        """
+        minor = minor_of(torch_version)
+        arch = platform.partition("-")[2]
+        rows = {
+            m: row.architectures[arch]
+            for row in self.backend(backend).code
+            if arch in row.architectures
+            for m in row.torch
+        }
+        if minor is None or (older := max((m for m in rows if m <= minor), default=None)) is None:
+            return None
+        newer = min((m for m in rows if m >= minor), default=older)
+        return Code(architectures=tuple(a for a in rows[older] if a in rows[newer]), exact=older == minor)
+
+    def index_url(self, backend: str, *, channel: Channel = "stable") -> str:
+        """The URL of the PyTorch index that carries a backend."""
+        return self.index_urls[channel].format(backend=backend)
+
+
+def cuda_of(name: str) -> Version | None:
+    """The CUDA version in a backend's name: ``cu126`` → (12, 6), ``cu92`` → (9, 2), ``cpu`` → None."""
+    found = _CUDA_NAME.fullmatch(name)
+    if found is None:
+        return None
+    digits = found[1]
+    split = 1 if len(digits) == 2 else 2
+    return int(digits[:split]), int(digits[split:])
+
+
+def minor_of(torch_version: str) -> Version | None:
+    """``2.14.1+cu130`` → (2, 14); None for what is no version."""
+    found = _MINOR.match(torch_version)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+@cache
+def load() -> Catalogue:
+    """The catalogue that comes with mlenv."""
+    import pkgutil  # importlib.resources costs ten times as much to import
+    import tomllib
+
+    text = pkgutil.get_data("mlenv.data", "catalogue.toml")
+    assert text is not None
+    return parse(tomllib.loads(text.decode("utf-8")))
+
+
+def parse(data: Mapping[str, Any]) -> Catalogue:
+    """The catalogue of a parsed TOML document of data/catalogue.toml's shape."""
+    floors = {row["cuda_major"]: row for row in data["driver_family"]}
+    names = data["foundation"]
+    return Catalogue(
+        backends={row["name"]: _backend(row) for row in data["backend"]},
+        releases=tuple(_release(row) for row in data["release"]),
+        driver_floors={
+            major: DriverFloor(cuda_major=major, linux=row["linux"], windows=row["windows"])
+            for major, row in floors.items()
+        },
+        sass=_sass(data["sass"]),
+        foundation_names=KnownNames(
+            exact=tuple(names["exact"]), patterns=tuple(names["patterns"]), excluded=tuple(names["excluded"])
+        ),
+        index_urls={channel: data["index"][channel] for channel in ("stable", "nightly")},
+    )
+
+
+def _backend(row: Mapping[str, Any]) -> Backend:
+    cuda = _version(row["cuda"]) if "cuda" in row else None
+    code = tuple(_code_row(item) for item in row.get("code", ()))
+    return Backend(name=row["name"], cuda=cuda, windows=row["windows"], code=code)
+
+
+def _code_row(item: Mapping[str, Any]) -> CodeRow:
+    return CodeRow(
+        torch=tuple(_version(text) for text in item["torch"]),
+        architectures={arch: tuple(item[arch]) for arch in ("x86_64", "aarch64") if arch in item},
+        source=item["source"],
+    )
+
+
+def _release(row: Mapping[str, Any]) -> Release:
+    return Release(
+        torch=row["torch"],
+        torchvision=row["torchvision"],
+        torchaudio=row["torchaudio"],
+        python=tuple(row["python"]),
+        backends=tuple(row["backends"]),
+        unconfirmed=tuple(row.get("unconfirmed", ())),
+        pypi=dict(row["pypi"]),
+    )
+
+
+def _sass(table: Mapping[str, Any]) -> SassRule:
+    return SassRule(
+        exclude={int(cubin): tuple(devices) for cubin, devices in table["exclude"].items()},
+        only={int(cubin): tuple(devices) for cubin, devices in table["only"].items()},
+        relaxed=tuple(table["relaxed"]),
+        relaxed_from=_version(table["relaxed_from"]),
+    )
+
+
+def _version(text: str) -> Version:
+    major, minor = text.split(".")
+    return int(major), int(minor)

@@ -1,0 +1,615 @@
+"""The command line: parse arguments, call one command, show its outcome, exit.
+
+Only this module prints and exits. Everything a command needs is imported when that command runs, because imports are
+paid at every start.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import wraps
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+import click
+
+from mlenv import __version__
+from mlenv.errors import ExitCode, FaultError, MlenvError, UsageError
+
+if TYPE_CHECKING:
+    from mlenv.machine import Machine
+    from mlenv.project import Project
+    from mlenv.report import Finding, Outcome
+    from mlenv.system.uv import Uv
+
+ISSUES = "this is a fault of mlenv; run again with -vv and report what it prints"
+_WHOLE = "the lock and the environment are whole: the old one, or the new one"
+
+
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP came: unwind, so that children end and half-built folders go."""
+
+
+@dataclass
+class Session:
+    """One call of the command: its streams, how much it says, and the project it works on."""
+
+    folder: Path | None = None
+    quiet: bool = False
+    verbose: int = 0
+    color: str = "auto"
+    offline: bool = False
+    json: bool = False
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    def progress(self, line: str) -> None:
+        """Say what is going on, on standard error."""
+        if not self.quiet:
+            self._say(line, err=True)
+
+    def detail(self, line: str) -> None:
+        """Say it only with ``-v``."""
+        if self.verbose:
+            self._say(line, err=True)
+
+    def project(self, overrides: Mapping[str, object] | None = None) -> Project:
+        """The project this call works on; notes of its settings are told."""
+        from mlenv import settings
+        from mlenv.project import Project
+
+        start = (self.folder or Path.cwd()).resolve()
+        if not start.is_dir():
+            raise UsageError(f"--project {start} is not a folder", hint="name the folder that holds requirements.in")
+        root = settings.find_root(start) if self.folder is None else start
+        loaded, notes = settings.load(root, environ=self.environ, overrides=overrides or {})
+        settings.refuse_unfinished(loaded)
+        for note in notes:
+            self.progress(f"note: {note}")
+        for key, origin in sorted(loaded.origins.items()):
+            if origin != "default":
+                self.detail(f"setting {key}: from {origin}")
+        if self.verbose:
+            from mlenv.system import uv
+
+            for name in uv.dropped(self.environ):
+                self.detail(f"{name} is set and is kept from uv")
+        return Project(root=root, settings=loaded, environ=self.environ, notes=notes)
+
+    def uv(self) -> Uv:
+        """How uv is to be started in this call."""
+        from dataclasses import replace
+
+        from mlenv.system import uv
+
+        found = uv.find(self.environ, offline=self.offline, echo=None if self.quiet else self._echo)
+        return replace(found, terminal=sys.stderr.isatty() and not self.quiet)
+
+    def machine(self) -> Machine:
+        """The machine as it is observed."""
+        from mlenv.system import probe
+
+        return probe.observe(self.environ)
+
+    def show(self, outcome: Outcome) -> NoReturn:
+        """Print an outcome and leave with its exit status."""
+        if self.json:
+            import json
+
+            findings = [finding.as_json() for finding in outcome.findings]
+            document = {**outcome.data, "findings": findings, "exit_code": int(outcome.exit_code)}
+            self._say(json.dumps(document, indent=2, default=str, ensure_ascii=False))
+        else:
+            self._show_text(outcome)
+        raise SystemExit(int(outcome.exit_code))
+
+    def _show_text(self, outcome: Outcome) -> None:
+        for finding in outcome.findings:
+            self._show_finding(finding)
+            if finding.severity == "warning" and finding.hint:
+                self._say(f"  instead: {finding.hint}")
+        for hint in dict.fromkeys(f.hint for f in outcome.findings if f.hint and f.severity == "error"):
+            self._say(f"hint: {hint}")
+        if outcome.text and not self.quiet:
+            self._say(outcome.text)
+
+    def _show_finding(self, finding: Finding) -> None:
+        if finding.severity == "note":
+            self.progress(f"note: {finding}")
+            return
+        styled = click.style(f"{finding.severity}:", fg="red" if finding.severity == "error" else "yellow", bold=True)
+        self._say(f"{styled} {finding}")
+
+    def fail(self, error: MlenvError) -> NoReturn:
+        """Print an error and leave with its exit status. No credentials, whoever put them into the message."""
+        from mlenv.system.uv_messages import mask
+
+        message, hint = mask(error.message), mask(error.hint) if error.hint else None
+        if self.json:
+            import json
+
+            told = {"code": int(error.code), "message": message, "where": error.where, "hint": hint}
+            self._say(json.dumps({"error": told, "exit_code": int(error.code)}, indent=2, ensure_ascii=False))
+        where = f"{error.where}: " if error.where else ""
+        self._say(f"{click.style('error:', fg='red', bold=True)} {where}{message}", err=True)
+        if hint:
+            self._say(f"{click.style('hint:', fg='cyan')} {hint}", err=True)
+        if self.verbose and (detail := _detail(error)):
+            self._say(f"\nuv said:\n{mask(detail)}", err=True)
+        if self.verbose > 1:
+            import traceback
+
+            self._say(mask("".join(traceback.format_exception(error))), err=True)
+        raise SystemExit(int(error.code))
+
+    def _say(self, text: str, *, err: bool = False) -> None:
+        """Print. Where nobody reads any more (``| head``) the work goes on in silence, and so does the exit status."""
+        try:
+            click.echo(text, err=err, color=self._color())
+        except BrokenPipeError:
+            _silence(sys.stderr if err else sys.stdout)
+
+    def _color(self) -> bool | None:
+        return {"always": True, "never": False}.get(self.color, False if self.environ.get("NO_COLOR") else None)
+
+    @staticmethod
+    def _echo(data: bytes) -> None:
+        try:
+            sys.stderr.buffer.write(data)
+            sys.stderr.buffer.flush()
+        except OSError:  # a reader that left must not end the installation
+            _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what else is written to a stream whose reader left go nowhere, the flush at exit included."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _detail(error: BaseException | None) -> str | None:
+    """All that uv said, of the error or of what it was made from."""
+    while error is not None:
+        if isinstance(error, MlenvError) and error.detail:
+            return error.detail
+        error = error.__cause__ or error.__context__
+    return None
+
+
+_COMMON: tuple[Callable[..., Any], ...] = (
+    click.option(
+        "--project", "folder", metavar="DIR", type=click.Path(path_type=Path), help="Work on the project in DIR."
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong."),
+    click.option("-v", "--verbose", count=True, help="Say more; -vv adds tracebacks."),
+    click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="When to use colour."),
+    click.option("--offline", is_flag=True, help="Use uv's cache and no network."),
+)
+_JSON = click.option("--json", "json", is_flag=True, help="Report as JSON on standard output.")
+
+
+def command(*, reports: bool = True, backend: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options every command has, and a Session as its first argument.
+
+    With ``backend`` it gets what ``--cuda13`` and the like ask for as ``request``.
+    """
+
+    def wrap(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def call(**options: Any) -> None:
+            shared = ("folder", "quiet", "verbose", "color", "offline", "json")
+            session = Session(**_shared({name: options.pop(name) for name in shared if name in options}))
+            asked = options.pop("asked", [])
+            if backend:
+                _guarded(session, lambda: function(session, request=_one_request(asked), **options))
+            else:
+                _guarded(session, lambda: function(session, **options))
+
+        for option in reversed((*_COMMON, *((_JSON,) if reports else ()))):
+            call = option(call)
+        return call
+
+    return wrap
+
+
+def _shared(own: dict[str, Any]) -> dict[str, Any]:
+    """The options every command has, given behind the command or before it."""
+    before = click.get_current_context().find_root().obj or {}
+    return {
+        name: before.get(name) or value if value in (None, False, 0, "auto") else value for name, value in own.items()
+    }
+
+
+def _guarded(session: Session, call: Callable[[], None]) -> None:
+    """The one place that maps exceptions to exit codes."""
+    try:
+        call()
+    except MlenvError as error:
+        session.fail(error)
+    except KeyboardInterrupt:
+        session.progress(f"interrupted; {_WHOLE}")
+        raise SystemExit(int(ExitCode.INTERRUPTED)) from None
+    except Terminated:
+        session.progress(f"terminated; {_WHOLE}")
+        raise SystemExit(int(ExitCode.TERMINATED)) from None
+    except Exception as error:
+        fault = FaultError(f"{type(error).__name__}: {error}", hint=ISSUES)
+        fault.__cause__ = error
+        session.fail(fault)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="mlenv")
+@click.pass_context
+def cli(context: click.Context, /, **shared: object) -> None:
+    """One hashed application lock, proven on every CUDA build; environments that are never half-built.
+
+    \b
+    A first time:     mlenv init          overlays, indexes and settings
+                      mlenv lock          requirements.in → requirements.txt
+                      mlenv sync          foundation + lock → .venv
+    Every day:        mlenv sync --cuda13
+                      mlenv lock --upgrade-package transformers
+                      mlenv run -- python train.py
+
+    Shell completion: eval "$(_MLENV_COMPLETE=bash_source mlenv)"  (or zsh_source, fish_source)
+    """
+    context.obj = shared
+
+
+for _option in reversed(_COMMON):
+    cli = _option(cli)
+
+
+@cli.command("lock")
+@click.option(
+    "-P", "--upgrade-package", "packages", multiple=True, metavar="NAME[==V]", help="Let this pin move; repeatable."
+)
+@click.option("-U", "--upgrade", "everything", is_flag=True, help="Let every pin move.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would change; write nothing.")
+@click.option("--check", is_flag=True, help="Say whether the lock is current: offline, no resolving, writes nothing.")
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="B",
+    help="Prove on this backend only (`--check` then calls the others new); repeatable.",
+)
+@click.option("--python-version", "python", metavar="VERSION", help="The Python the lock is for, such as 3.12.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="Wait for another mlenv.",
+)
+@command()
+def lock_command(
+    session: Session,
+    *,
+    packages: tuple[str, ...],
+    everything: bool,
+    dry_run: bool,
+    check: bool,
+    backends: tuple[str, ...],
+    python: str | None,
+    wait: float,
+) -> None:
+    """Resolve the Application against every overlay and write the lock.
+
+    Existing pins and hashes stay unless an upgrade is asked for.
+
+    \b
+    mlenv lock                            after a change of requirements.in
+    mlenv lock -P transformers            newest transformers that fits
+    mlenv lock -P transformers==5.20.0    this one
+    mlenv lock --dry-run -U               what a full upgrade would change
+    mlenv lock --check                    for hooks and CI
+    """
+    from mlenv.commands import lock
+
+    given = {"backends": backends or None, "python": python}
+    project = session.project({key: value for key, value in given.items() if value is not None})
+    if check:
+        if packages or everything or dry_run:
+            raise UsageError(
+                "--check only looks; it goes with no upgrade and no --dry-run", hint="leave the others out"
+            )
+        session.show(lock.check(project))
+    from mlenv.system.uv import Upgrade
+
+    upgrade = Upgrade(everything=everything, packages=packages)
+    session.show(
+        lock.lock(project, session.uv(), upgrade=upgrade, dry_run=dry_run, wait=wait, progress=session.progress)
+    )
+
+
+def _request(word: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A flag that asks for a kind of backend; two different ones contradict each other."""
+
+    def take(context: click.Context, _: click.Parameter, given: object) -> None:
+        if given:
+            context.params.setdefault("asked", []).append(word)
+
+    return click.option(f"--{word}", is_flag=True, expose_value=False, callback=take, help=text)
+
+
+def _one_request(asked: list[str]) -> str | None:
+    if len(asked) > 1:
+        flags = " and ".join(f"--{word}" for word in asked)
+        raise UsageError(f"{flags} each choose a backend", hint="give one of them")
+    return asked[0] if asked else None
+
+
+def _backend_options(function: Callable[..., None]) -> Callable[..., None]:
+    options = (
+        click.option("--backend", metavar="B", help="This backend: cpu, cu126, cu130, ..."),
+        _request("cuda13", "The newest CUDA 13 backend that runs here."),
+        _request("cuda12", "The newest CUDA 12 backend that runs here."),
+        _request("cpu", "The CPU backend."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@cli.command("sync")
+@_backend_options
+@click.option("--force", is_flag=True, help="Take the backend asked for even if this machine can't run it.")
+@click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@click.option("--check", is_flag=True, help="Exit 1 where the environment differs; write nothing.")
+@click.option("--rebuild", is_flag=True, help="Build anew even if nothing changed.")
+@click.option("--locked", is_flag=True, help="Never write a lock (the default where CI is set).")
+@click.option(
+    "--with", "extras", multiple=True, metavar="REQ", help="A personal addition, for this environment only; repeatable."
+)
+@click.option("--python", metavar="PYTHON", help="A version (3.11) or the path of an interpreter.")
+@click.option(
+    "--env", "environment", metavar="PATH", type=click.Path(path_type=Path), help="Build at PATH instead of .venv."
+)
+@click.option(
+    "--verify",
+    type=click.Choice(["auto", "metadata", "import", "gpu", "none"]),
+    default="auto",
+    show_default=True,
+    help="How far the gate goes.",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="Wait for another mlenv.",
+)
+@command(backend=True)
+def sync_command(
+    session: Session,
+    *,
+    backend: str | None,
+    request: str | None,
+    force: bool,
+    dry_run: bool,
+    check: bool,
+    rebuild: bool,
+    locked: bool,
+    extras: tuple[str, ...],
+    python: str | None,
+    environment: Path | None,
+    verify: str,
+    wait: float,
+) -> None:
+    """Make the environment be exactly foundation + lock for one backend.
+
+    A new environment is built beside the old one, checked, and then swapped in with one step: whatever happens on the
+    way, .venv is the old one, whole, or the new one, whole.
+
+    \b
+    mlenv sync                 the backend of the settings, else the one this machine gets
+    mlenv sync --cuda13        the newest CUDA 13 backend that runs here
+    mlenv sync --check         for CI: is .venv what it should be?
+    mlenv sync --with ipdb     with something of your own, in no lock
+    """
+    from mlenv import selection
+    from mlenv.build import Verify
+    from mlenv.commands import sync
+
+    project = session.project()
+    machine = session.machine()
+    chosen = selection.select(project, machine, backend=backend, flag=request, force=force)
+    for note in chosen.notes:
+        session.progress(f"note: {note}")
+    asked = sync.Request(
+        backend=chosen.backend,
+        reasons=chosen.reasons,
+        environment=selection.environment_path(project, chosen.backend, asked=environment),
+        python=python,
+        extras=selection.checked_extras(extras),
+        verify=Verify(verify),
+        rebuild=rebuild,
+        locked=locked or selection.in_ci(session.environ),
+        wait=wait,
+    )
+    if check:
+        session.show(sync.check(project, machine, session.uv(), asked))
+    if dry_run:
+        session.show(sync.dry_run(project, session.uv(), machine, asked, progress=session.progress))
+    session.show(sync.sync(project, session.uv(), machine, asked, progress=session.progress))
+
+
+@cli.command("check")
+@click.option(
+    "--env", "environment", metavar="PATH", type=click.Path(path_type=Path), help="Look at PATH instead of .venv."
+)
+@command()
+def check_command(session: Session, *, environment: Path | None) -> None:
+    """The gate on the environment as it stands: what drifted, was damaged or replaced, by name.
+
+    \b
+    mlenv check            exit 0 if whole, 1 with each finding named
+    mlenv check --json     for programs
+    """
+    from mlenv import selection
+    from mlenv.commands import check
+
+    project = session.project()
+    path = selection.environment_path(project, None, asked=environment)
+    session.show(check.check(project, session.machine(), path))
+
+
+@cli.command("detect")
+@_backend_options
+@command(backend=True)
+def detect_command(session: Session, *, backend: str | None, request: str | None) -> None:
+    """What this machine is, which backend it gets, and why each other one was passed over.
+
+    \b
+    mlenv detect              driver, CUDA, GPUs, backend
+    mlenv detect --cuda12     what --cuda12 would choose
+    mlenv detect --json       for programs
+    """
+    from mlenv import selection
+    from mlenv.commands import detect
+
+    project = session.project()
+    session.show(
+        detect.detect(
+            catalogue=project.catalogue,
+            machine=session.machine(),
+            declared=selection.declared(project),
+            request=selection.as_request(backend=backend, flag=request),
+        )
+    )
+
+
+@cli.command("export")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["requirements.txt", "pylock.toml"]),
+    default="requirements.txt",
+    show_default=True,
+)
+@_backend_options
+@click.option(
+    "-o",
+    "--output-file",
+    "output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write to FILE instead of standard output.",
+)
+@command(reports=False, backend=True)
+def export_command(
+    session: Session, *, form: str, backend: str | None, request: str | None, output: Path | None
+) -> None:
+    """The lock, or foundation + lock for one backend, for other tools.
+
+    \b
+    mlenv export                                        the lock as it is
+    mlenv export --backend cu130                        with the foundation, pinned and hashed
+    mlenv export --format pylock.toml --backend cu130   PEP 751, with URLs
+    """
+    from mlenv import selection
+    from mlenv.commands import export
+
+    project = session.project()
+    machine = session.machine()
+    named = (
+        selection.select(project, machine, backend=backend, flag=request, force=True).backend
+        if backend or request
+        else None
+    )
+    text = export.export(project, session.uv(), form=form, backend=named, machine=machine)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        from mlenv.system.files import write_atomically
+
+        write_atomically(output, text)
+
+
+@cli.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option(
+    "--env", "environment", metavar="PATH", type=click.Path(path_type=Path), help="Run in PATH instead of .venv."
+)
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD [ARG]...")
+@command(reports=False)
+def run_command(session: Session, *, environment: Path | None, words: tuple[str, ...]) -> None:
+    """Run a command in the environment; the exit status is the command's own.
+
+    \b
+    mlenv run -- python train.py
+    mlenv run -- jupyter lab
+    """
+    from mlenv import selection
+    from mlenv.commands import run
+
+    path = selection.environment_path(session.project(), None, asked=environment)
+    raise SystemExit(run.run(path, words, environ=session.environ))
+
+
+@cli.command("init")
+@click.option(
+    "--backend", "backends", multiple=True, metavar="B", help="Write the overlay of this backend; repeatable."
+)
+@click.option("--python", metavar="VERSION", help="The Python the lock is for.")
+@command()
+def init_command(session: Session, *, backends: tuple[str, ...], python: str | None) -> None:
+    """Write what is missing: overlays, indexes, settings, a starting requirements.in. Overwrites nothing.
+
+    \b
+    mlenv init                          overlays for cpu, cu126, cu130 and cu132
+    mlenv init --backend cu128          one more
+    """
+    from mlenv.commands import init
+
+    root = (session.folder or Path.cwd()).resolve()
+    session.show(init.init(root, backends=backends, python=python))
+
+
+def _on_terminate(number: int, frame: object) -> None:
+    del number, frame
+    raise Terminated
+
+
+def main() -> None:
+    """The console script."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if (number := getattr(signal, name, None)) is not None:
+            with suppress(ValueError):  # not the main thread
+                signal.signal(number, _on_terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that can't show a sign, a file name that is no UTF-8
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = cli(prog_name="mlenv", standalone_mode=False)
+    except click.ClickException as error:
+        _misused(error)
+    except (KeyboardInterrupt, click.Abort):
+        raise SystemExit(int(ExitCode.INTERRUPTED)) from None
+    except Terminated:
+        raise SystemExit(int(ExitCode.TERMINATED)) from None
+    except BrokenPipeError:
+        _silence(sys.stdout)
+        code = 0
+    raise SystemExit(code)
+
+
+def _misused(error: click.ClickException) -> NoReturn:
+    """Wrong usage, in the form of every other error; a bare ``mlenv`` gets its help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        raise SystemExit(int(ExitCode.USAGE))
+    context = getattr(error, "ctx", None)
+    hint = f"`{context.command_path if context else 'mlenv'} --help` shows what it takes"
+    session = Session(json="--json" in sys.argv[1:])
+    session.fail(UsageError(error.format_message(), hint=hint))

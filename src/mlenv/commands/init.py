@@ -1,0 +1,240 @@
+"""``mlenv init``: write what a project lacks, overwrite nothing."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlenv import catalogue as catalogue_module
+from mlenv.catalogue import Catalogue, Release
+from mlenv.errors import ProjectError, UsageError
+from mlenv.project import CONSTRAINTS, read_text
+from mlenv.report import Finding, Outcome
+from mlenv.requirements import split_index_lines
+from mlenv.system.files import write_atomically
+
+DEFAULT_BACKENDS = ("cpu", "cu126", "cu130", "cu132")
+IGNORED = ("/.venv", "/.mlenv")
+HOOK = """\
+repos:
+  - repo: local
+    hooks:
+      - id: mlenv-lock-check
+        name: the lock is current
+        entry: mlenv lock --check
+        language: system
+        always_run: true
+        pass_filenames: false
+"""
+
+
+# What is worth saying of a file that a tool compiled: where its packages came from.
+_OF_A_LOCK = frozenset({"refused-index", "refused-find-links", "refused-vcs", "refused-credentials"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Write:
+    """One file that ``init`` writes or adds to."""
+
+    path: str
+    text: str
+    what: str
+
+
+def init(root: Path, *, backends: tuple[str, ...], python: str | None) -> Outcome:
+    """Write overlays, indexes, settings, a starting requirements.in and ignore lines where they are missing.
+
+    Raises ProjectError where a file that is there can't be read, UsageError for a backend without a known release.
+    """
+    if not root.is_dir():
+        raise UsageError(f"{root} is not a folder")
+    catalogue = catalogue_module.load()
+    target = python or _target_python(root)
+    chosen = backends or _default_backends(root)
+    writes = [
+        *_requirements(root),
+        *_overlays(root, catalogue, chosen, python=target),
+        *_indexes(root, catalogue, chosen),
+        *_settings(root, python=python),
+        *_ignores(root),
+    ]
+    for write in writes:
+        write_atomically(root / write.path, write.text)
+    findings = tuple(_lines_to_replace(root))
+    lines = [f"{write.what} {write.path}" for write in writes] or ["everything is there already; nothing was written"]
+    if python is not None and "pyproject.toml" not in {write.path for write in writes}:
+        lines.append(f'pyproject.toml has a [tool.mlenv] already; write python = "{python}" into it yourself')
+    lines += ["", "next: `mlenv lock`, then `mlenv sync`"]
+    if not (root / ".pre-commit-config.yaml").exists():
+        lines += ["", "for a pre-commit hook, put this into .pre-commit-config.yaml:", "", HOOK.rstrip()]
+    data = {"written": [write.path for write in writes], "python": target, "backends": list(chosen), "hook": HOOK}
+    return Outcome(text="\n".join(lines), data=data, findings=findings)
+
+
+def _default_backends(root: Path) -> tuple[str, ...]:
+    """The usual backends; where overlays are there already, only those (their indexes may be missing)."""
+    there = tuple(sorted(path.stem for path in (root / CONSTRAINTS).glob("*.txt")))
+    return there or DEFAULT_BACKENDS
+
+
+def _target_python(root: Path) -> str:
+    from mlenv.project import Project
+    from mlenv.settings import load
+
+    settings, _ = load(root, environ={})
+    return Project(root=root, settings=settings, environ={}).target_python[0]
+
+
+def _requirements(root: Path) -> Iterable[_Write]:
+    if (root / "requirements.in").exists() or _handwritten(root):
+        return
+    if _has_dependencies(root) and not _is_package(root):
+        return
+    text = "# What this application needs, one requirement a line. `mlenv lock` pins it in requirements.txt.\n"
+    text += "# torch and the like are not pinned here: constraints/ has them, one overlay a backend.\n"
+    if _is_package(root):
+        text += "# This project's own package: its dependencies are locked, `mlenv sync` installs it.\n-e .\n"
+    yield _Write(path="requirements.in", text=text, what="wrote")
+
+
+def _overlays(root: Path, catalogue: Catalogue, backends: Iterable[str], *, python: str) -> Iterable[_Write]:
+    for backend in backends:
+        path = f"{CONSTRAINTS}/{backend}.txt"
+        if (root / path).exists():
+            continue
+        release = catalogue.newest_release(backend, python=python)
+        if release is None:
+            known = ", ".join(sorted(catalogue.backends))
+            raise UsageError(
+                f"no torch release of backend {backend} for Python {python} is in the catalogue (backends: {known})",
+                hint=f"write {path} yourself: torch==VERSION, and an index named pytorch-{backend} in uv.toml",
+            )
+        yield _Write(path=path, text=_overlay(backend, release, catalogue), what="wrote")
+
+
+def _overlay(backend: str, release: Release, catalogue: Catalogue) -> str:
+    lines = [f"# The foundation of backend {backend}: what `mlenv sync --backend {backend}` installs beside the lock."]
+    lines += [f"torch=={release.torch}", f"torchvision=={release.torchvision}"]
+    built_with = catalogue.release(release.torchaudio)  # torchaudio is numbered like the torch it was built with
+    if built_with is None or backend in built_with.backends:
+        lines.append(f"torchaudio=={release.torchaudio}")
+    else:
+        lines.append(f"# torchaudio: its newest release, {release.torchaudio}, has no {backend} build")
+    return "\n".join(lines) + "\n"
+
+
+def _indexes(root: Path, catalogue: Catalogue, backends: Iterable[str]) -> Iterable[_Write]:
+    old = read_text(root / "uv.toml", shown="uv.toml")
+    named = {index.get("name") for index in _toml(old or "", "uv.toml").get("index", [])}
+    blocks = [_index(catalogue, backend) for backend in backends if f"pytorch-{backend}" not in named]
+    if not blocks:
+        return
+    head = "# uv's own settings and the indexes that mlenv takes the torch family from. An explicit index serves only\n"
+    head += "# the names that are bound to it, so that nothing in it can shadow a package of the default index.\n\n"
+    before = head if old is None else old.rstrip("\n") + "\n\n"
+    text = _still_toml(before + "\n".join(blocks), "uv.toml", added="[[index]] tables")
+    yield _Write(path="uv.toml", text=text, what="wrote" if old is None else "added indexes to")
+
+
+def _index(catalogue: Catalogue, backend: str) -> str:
+    url = catalogue.index_url(backend)
+    return f'[[index]]\nname = "pytorch-{backend}"\nurl = "{url}"\nexplicit = true\n'
+
+
+def _settings(root: Path, *, python: str | None) -> Iterable[_Write]:
+    old = read_text(root / "pyproject.toml", shown="pyproject.toml")
+    table = _toml(old or "", "pyproject.toml").get("tool", {}).get("mlenv")
+    if table is not None:
+        return
+    lines = ["[tool.mlenv]"]
+    if python is not None:
+        lines.append(f'python = "{python}"')
+    if not (root / "requirements.in").exists() and _has_dependencies(root) and not _is_package(root):
+        lines.append('requirements = ["pyproject.toml"]')
+    before = "" if old is None else old.rstrip("\n") + "\n\n"
+    text = _still_toml(before + "\n".join(lines) + "\n", "pyproject.toml", added="the table [tool.mlenv]")
+    yield _Write(path="pyproject.toml", text=text, what="wrote" if old is None else "added [tool.mlenv] to")
+
+
+def _has_dependencies(root: Path) -> bool:
+    text = read_text(root / "pyproject.toml", shown="pyproject.toml")
+    return "dependencies" in _toml(text or "", "pyproject.toml").get("project", {})
+
+
+def _is_package(root: Path) -> bool:
+    """Whether the project itself can be installed: it says how it is built."""
+    text = read_text(root / "pyproject.toml", shown="pyproject.toml")
+    return {"build-system", "project"} <= _toml(text or "", "pyproject.toml").keys()
+
+
+def _ignores(root: Path) -> Iterable[_Write]:
+    for name in (".gitignore", ".dockerignore"):
+        old = read_text(root / name, shown=name) or ""
+        have = {line.strip().strip("/") for line in old.splitlines()}
+        missing = [line for line in IGNORED if line.strip("/") not in have]
+        if missing:
+            before = old if not old or old.endswith("\n") else old + "\n"
+            what = "added to" if old else "wrote"
+            yield _Write(path=name, text=before + "".join(f"{line}\n" for line in missing), what=what)
+
+
+def _lines_to_replace(root: Path) -> Iterable[Finding]:
+    """Lines of an existing project that mlenv does not take over, each with its replacement."""
+    if not (root / "requirements.in").exists() and not _has_dependencies(root) and _handwritten(root):
+        yield Finding(
+            kind="requirements-by-hand",
+            message="is written by hand, and `mlenv lock` writes a file of that name",
+            hint="git mv requirements.txt requirements.in",
+            path="requirements.txt",
+            severity="warning",
+        )
+    for path in sorted(
+        {*root.glob("requirements*.in"), *root.glob("requirements/*.in"), *root.glob("requirements*.txt")}
+    ):
+        name = path.relative_to(root).as_posix()
+        text = read_text(path, shown=name) or ""
+        for finding in split_index_lines(text):
+            if _compiled(text) and finding.kind not in _OF_A_LOCK:
+                continue  # hashes and the like are in their place there
+            yield Finding(
+                kind=finding.kind,
+                message=finding.message,
+                hint=finding.hint,
+                path=name,
+                line=finding.line,
+                severity="warning",
+            )
+
+
+def _still_toml(text: str, name: str, *, added: str) -> str:
+    """``text``, which must still parse: nothing can follow a table that is written inline."""
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProjectError(
+            f"{added} can't be added to what is written inline",
+            path=name,
+            hint="write it as tables of its own; nothing was written",
+        ) from error
+    return text
+
+
+def _handwritten(root: Path) -> bool:
+    """Whether there is a requirements.txt that no tool compiled: an input, which `mlenv lock` would write over."""
+    text = read_text(root / "requirements.txt", shown="requirements.txt") or ""
+    return bool(text.strip()) and not _compiled(text)
+
+
+def _compiled(text: str) -> bool:
+    """Whether a tool wrote this requirements file."""
+    return "autogenerated by" in text or "--hash=" in text
+
+
+def _toml(text: str, name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProjectError(f"is not TOML: {error}", path=name, hint="mend it; nothing was written") from error

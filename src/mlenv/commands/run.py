@@ -1,0 +1,43 @@
+"""``mlenv run -- CMD``: run a command in the environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mlenv.errors import FindingError, UsageError
+from mlenv.system import generation, process
+
+_FORGOTTEN = ("PYTHONHOME", "__PYVENV_LAUNCHER__")
+
+
+def run(environment: Path, command: Sequence[str], *, environ: Mapping[str, str]) -> int:
+    """Run ``command`` and return its exit status.
+
+    The link is resolved first, so that the running program never sees a flip. Raises FindingError where there is no
+    environment, UsageError where there is no such command.
+    """
+    root = environment.resolve()
+    if not generation.python_of(root).exists():
+        raise FindingError(f"{environment.name} does not exist", hint="run `mlenv sync` first")
+    if not (root / "pyvenv.cfg").is_file():  # its Python would be the base interpreter
+        raise FindingError(f"{environment.name} is damaged: pyvenv.cfg is missing", hint="run `mlenv sync`")
+    env = {name: value for name, value in environ.items() if name not in _FORGOTTEN}
+    env |= {
+        "VIRTUAL_ENV": str(root),
+        "PATH": os.pathsep.join([str(generation.scripts_of(root)), environ.get("PATH", os.defpath)]),
+    }
+    program = shutil.which(command[0], path=env["PATH"])
+    if program is None:
+        raise UsageError(
+            f"there is no command {command[0]!r} in {environment.name} or on PATH",
+            hint="`mlenv run -- python -m NAME` runs a module",
+        )
+    try:
+        return process.call([program, *command[1:]], env=env)
+    except OSError as error:  # a script whose interpreter is gone, as after a move of the project
+        raise FindingError(
+            f"{command[0]} can't be started: {error.strerror} (was the project moved?)", hint="run `mlenv sync`"
+        ) from error

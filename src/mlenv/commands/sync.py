@@ -1,0 +1,304 @@
+"""``mlenv sync``: make the environment be exactly foundation + lock for one backend."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlenv import build, drift, locking, plan
+from mlenv.build import Clock, Verify, Wanted
+from mlenv.errors import FindingError, PackageIndexError, ProjectError
+from mlenv.machine import Machine
+from mlenv.plan import Plan
+from mlenv.project import Project
+from mlenv.report import Finding, Outcome
+from mlenv.system import generation
+from mlenv.system import uv as uv_module
+from mlenv.system.files import project_lock, write_atomically
+from mlenv.system.generation import Generation
+from mlenv.system.uv import Upgrade, Uv
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command line asks of ``sync``. ``reasons`` say why ``backend`` was chosen."""
+
+    backend: str
+    reasons: tuple[str, ...]
+    environment: Path
+    python: str | None = None
+    extras: tuple[str, ...] = ()
+    verify: Verify = Verify.AUTO
+    rebuild: bool = False
+    locked: bool = False
+    wait: float = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """Everything known before anything is built."""
+
+    project: Project
+    uv: Uv
+    machine: Machine
+    request: Request
+    wanted: Wanted
+    key: str
+    current: Generation | None
+    candidates: tuple[Generation, ...]
+
+
+def sync(project: Project, uv: Uv, machine: Machine, request: Request, *, progress: Progress) -> Outcome:
+    """Build, flip, or do nothing. Raises FindingError for a stale lock, and what planning and building raise."""
+    clock = Clock()
+    with project_lock(project.state, wait=request.wait, waiting=progress):
+        project = _with_lock(project, uv, request, progress=progress)
+        for path in generation.sweep(project.state):
+            progress(f"removed what an interrupted build left: {path.name}")
+        state = _look(project, uv, machine, request)
+        clock.phase("look")
+        notes: list[str] = []
+        chosen = None if request.rebuild else _reusable(state, progress=progress)
+        if chosen is not None and state.current is not None and chosen.path == state.current.path:
+            return _nothing(state)
+        action = "flipped" if chosen is not None else "built"
+        if chosen is None:
+            chosen, notes = _build(state, clock=clock, progress=progress)
+        aside = generation.flip(request.environment, chosen.path)
+        generation.prune(project.state, keep=project.settings.keep, in_use=chosen.path)
+        clock.phase("flip")
+    if aside is not None:
+        notes.append(f"{request.environment.name} was not made by mlenv; it was moved to {aside.name}")
+    return _done(state, chosen, action=action, clock=clock, notes=notes)
+
+
+def check(project: Project, machine: Machine, uv: Uv, request: Request) -> Outcome:
+    """Whether the environment is what ``sync`` would make of it; writes nothing."""
+    findings = drift.check_lock(project)
+    if not findings:
+        findings = _differences(_look(project, uv, machine, request))
+    text = "" if findings else f"{request.environment.name} is in sync ({request.backend})"
+    return Outcome(text=text, data={"in_sync": not findings}, findings=findings, exit_code=1 if findings else 0)
+
+
+def dry_run(project: Project, uv: Uv, machine: Machine, request: Request, *, progress: Progress) -> Outcome:
+    """What ``sync`` would do; writes nothing."""
+    _require_current(project, project.settings.lock)
+    state = _look(project, uv, machine, request)
+    intact = None if request.rebuild else _reusable(state, progress=progress)
+    if intact is not None and state.current is not None and intact.path == state.current.path:
+        return _nothing(state)
+    if intact is not None:
+        text = f"would flip {request.environment.name} to the {request.backend} environment built before"
+        return Outcome(text=text, data={"action": "flip", "backend": request.backend})
+    chosen, notes = build.make_plan(project, uv, state.wanted, platform=machine.platform)
+    before = {} if state.current is None else dict(state.current.manifest.get("planned", {}))
+    lines = _plan_difference(before, chosen)
+    head = f"would build {request.environment.name} for {request.backend}: {len(chosen.packages)} packages"
+    data = {"action": "build", "backend": request.backend, "packages": _packages(chosen)}
+    return Outcome(text="\n".join([head, *request.reasons, *lines]), data=data, findings=_as_notes(notes))
+
+
+def _with_lock(project: Project, uv: Uv, request: Request, *, progress: Progress) -> Project:
+    """The project with a current lock: a missing one is made, a stale one refused."""
+    if project.lock_text is None and not request.locked:
+        progress(f"there is no {project.settings.lock} yet; making it")
+        made = locking.make(project, uv, upgrade=Upgrade(), progress=progress)
+        write_atomically(project.lock_path, made.text)
+        return Project(root=project.root, settings=project.settings, environ=project.environ, notes=project.notes)
+    _require_current(project, project.settings.lock)
+    return project
+
+
+def _require_current(project: Project, name: str) -> None:
+    findings = drift.check_lock(project)
+    if not findings:
+        return
+    told = "\n".join(f"  {finding}" for finding in findings[:6])
+    state = "missing" if findings[0].kind == "lock-missing" else "not current"
+    raise FindingError(f"{name} is {state}:\n{told}", hint=findings[0].hint or drift.RELOCK)
+
+
+def _look(project: Project, uv: Uv, machine: Machine, request: Request) -> _State:
+    header = project.lock.header if project.lock else None
+    assert header is not None
+    if machine.platform not in header.platforms:
+        raise ProjectError(
+            f"the lock is made for {', '.join(header.platforms)}, this machine is {machine.platform}",
+            path=project.settings.lock,
+            hint=f'add it: [tool.mlenv] platforms = ["{header.platforms[0]}", "{machine.platform}"], then `mlenv lock`',
+        )
+    python = request.python or header.python
+    _require_python(python, header.python, project.settings.lock)
+    wanted = Wanted(
+        backend=request.backend,
+        interpreter=uv_module.find_python(uv, python),
+        extras=request.extras,
+        verify=request.verify,
+    )
+    _require_interpreter(uv, wanted.interpreter, header.python, project.settings.lock, asked=request.python)
+    key = build.key_of(project, wanted, platform=machine.platform)
+    return _State(
+        project=project,
+        uv=uv,
+        machine=machine,
+        request=request,
+        wanted=wanted,
+        key=key,
+        current=generation.current(request.environment),
+        candidates=tuple(g for g in generation.finished(project.state) if g.key == key and _trusted(g, request)),
+    )
+
+
+def _trusted(found: Generation, request: Request) -> bool:
+    """What was built with ``--verify none`` does for nobody who did not ask for it."""
+    return request.verify is Verify.NONE or bool(found.manifest.get("verified", True))
+
+
+def _require_python(asked: str, locked: str, name: str) -> None:
+    numbers = asked.split(".")
+    if all(part.isdigit() for part in numbers) and numbers[:2] != locked.split(".")[: len(numbers[:2])]:
+        raise _wrong_python(f"Python {asked}", locked, name, asked=".".join(numbers[:2]))
+
+
+def _require_interpreter(uv: Uv, path: Path, locked: str, name: str, *, asked: str | None) -> None:
+    """A path says nothing of its version: ask it."""
+    if asked is None or all(part.isdigit() for part in asked.split(".")):
+        return
+    version = uv_module.python_version(uv, path)
+    if version.split(".")[:2] != locked.split(".")[:2]:
+        raise _wrong_python(f"{asked} is Python {version}", locked, name, asked=".".join(version.split(".")[:2]))
+
+
+def _wrong_python(what: str, locked: str, name: str, *, asked: str) -> ProjectError:
+    return ProjectError(
+        f"the lock is made for Python {locked}; {what} was asked for",
+        path=name,
+        hint=f'make it for the other: [tool.mlenv] python = "{asked}", then `mlenv lock`',
+    )
+
+
+def _reusable(state: _State, *, progress: Progress) -> Generation | None:
+    """A finished generation with the same inputs that nobody changed since; the current one first."""
+    order = sorted(state.candidates, key=lambda g: state.current is None or g.path != state.current.path)
+    for position, candidate in enumerate(order):
+        is_current = state.current is not None and candidate.path == state.current.path
+        changed = build.changed_since(candidate)
+        if not changed and not is_current:  # nobody has looked at it since it was left
+            changed = tuple(finding.message for finding in build.intact(state.project, candidate, state.machine))
+        if not changed:
+            return candidate
+        if position == 0:
+            progress("the environment was changed behind mlenv's back and is replaced:")
+            for line in changed[:8]:
+                progress(f"  {line}")
+    return None
+
+
+def _differences(state: _State) -> tuple[Finding, ...]:
+    hint = f"run `mlenv sync --backend {state.request.backend}`"
+    name = state.request.environment.name
+    if state.current is None:
+        what = "is not an environment that mlenv built" if state.request.environment.exists() else "does not exist"
+        return (Finding(kind="environment-missing", message=f"{name} {what}", hint=hint),)
+    if state.current.key != state.key:
+        was = state.current.backend
+        message = f"{name} was built from other inputs" + (f" (backend {was})" if was != state.request.backend else "")
+        return (Finding(kind="environment-stale", message=message, hint=hint),)
+    changed = build.changed_since(state.current)
+    return tuple(Finding(kind="environment-drifted", message=f"{name}: {line}", hint=hint) for line in changed)
+
+
+def _build(state: _State, *, clock: Clock, progress: Progress) -> tuple[Generation, list[str]]:
+    saved = next((p for p in map(build.saved_plan, state.candidates) if p is not None), None)
+    if saved is not None:
+        try:
+            return _build_planned(state, saved, clock=clock, progress=progress), []
+        except PackageIndexError as error:  # its URLs may be those of yesterday's mirror
+            if state.uv.offline:
+                raise
+            progress(f"the plan of the last build can't be had any more: {error.message.splitlines()[0]}")
+    progress(f"resolving the foundation for {state.request.backend}")
+    chosen, notes = build.make_plan(state.project, state.uv, state.wanted, platform=state.machine.platform)
+    return _build_planned(state, chosen, clock=clock, progress=progress), list(notes)
+
+
+def _build_planned(state: _State, chosen: Plan, *, clock: Clock, progress: Progress) -> Generation:
+    clock.phase("plan")
+    return build.build(
+        state.project,
+        state.uv,
+        state.wanted,
+        chosen,
+        key=state.key,
+        machine=state.machine,
+        clock=clock,
+        progress=progress,
+    )
+
+
+def _nothing(state: _State) -> Outcome:
+    request = state.request
+    text = f"nothing to do: {request.environment.name} is in sync ({request.backend})"
+    data = {"action": "nothing", "backend": request.backend, "environment": str(request.environment)}
+    return Outcome(text=text, data=data)
+
+
+def _done(state: _State, built: Generation, *, action: str, clock: Clock, notes: list[str]) -> Outcome:
+    manifest, request = built.manifest, state.request
+    foundation = len(manifest["foundation"])
+    application = len(manifest["planned"]) - foundation
+    seconds = {name: value for name, value in clock.seconds.items() if value >= 0.01}
+    rows = [
+        ("backend", f"{request.backend} ({'; '.join(request.reasons)})" if request.reasons else request.backend),
+        ("torch", f"{manifest['torch'] or 'none'} from the {manifest['source']} index"),
+        ("packages", f"{foundation} foundation, {application} application"),
+        ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())),
+        ("environment", f"{request.environment} ({action})"),
+        ("activate", _activation(request.environment)),
+    ]
+    data: dict[str, Any] = {
+        "action": action,
+        "backend": request.backend,
+        "reasons": list(request.reasons),
+        "torch": manifest["torch"],
+        "source": manifest["source"],
+        "packages": {"foundation": foundation, "application": application},
+        "seconds": clock.seconds,
+        "environment": str(request.environment),
+        "generation": str(built.path),
+        "python": manifest["python"],
+    }
+    text = "\n".join(f"{label:<12} {value}" for label, value in rows)
+    return Outcome(text=text, data=data, findings=_as_notes(tuple(notes)))
+
+
+def _activation(environment: Path) -> str:
+    scripts = generation.scripts_of(environment)
+    if scripts.name != "bin":
+        return str(scripts / "activate.bat")
+    return f"source {shlex.quote(str(scripts / 'activate'))}"
+
+
+def _as_notes(notes: tuple[str, ...]) -> tuple[Finding, ...]:
+    return tuple(Finding(kind="note", message=note, severity="note") for note in notes)
+
+
+def _packages(chosen: Plan) -> dict[str, dict[str, str]]:
+    return {
+        layer: {package.name: package.version for package in chosen.layer(layer)}
+        for layer in (plan.FOUNDATION, plan.APPLICATION)
+    }
+
+
+def _plan_difference(before: dict[str, str], chosen: Plan) -> list[str]:
+    after = {package.name: package.version for package in chosen.packages}
+    lines = [f"+ {name} {after[name]}" for name in sorted(after.keys() - before.keys())]
+    lines += [f"- {name} {before[name]}" for name in sorted(before.keys() - after.keys())]
+    moved = sorted(name for name in before.keys() & after.keys() if before[name] != after[name])
+    return lines + [f"~ {name} {before[name]} → {after[name]}" for name in moved]

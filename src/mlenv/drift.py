@@ -1,0 +1,195 @@
+"""Declared against locked: whether the lock is current. Offline, without uv, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from packaging.markers import default_environment
+from packaging.utils import canonicalize_name
+
+from mlenv import lockfile
+from mlenv.lockfile import Header, Lock, Pin, digest
+from mlenv.project import Project
+from mlenv.report import Finding
+
+RELOCK = "run `mlenv lock`"
+_TARGETS = {
+    "linux-x86_64": ("linux", "Linux", "posix", "x86_64"),
+    "linux-aarch64": ("linux", "Linux", "posix", "aarch64"),
+    "windows-x86_64": ("win32", "Windows", "nt", "AMD64"),
+    "macos-arm64": ("darwin", "Darwin", "posix", "arm64"),
+}
+
+
+def inputs(project: Project) -> dict[str, str]:
+    """path → digest of the meaning of every requirements file and of every local project's dependencies."""
+    from mlenv.requirements import meaning
+
+    found = {file.path: digest(meaning(file)) for file in project.requirements.files}
+    for local in project.requirements.local_projects:
+        found[local.metadata_path] = digest(local.dependency_text)
+    return found
+
+
+def overlays(project: Project) -> dict[str, str]:
+    """path → digest of the meaning of every overlay that the lock is proven on."""
+    from mlenv.overlay import meaning
+
+    return {o.path: digest(meaning(o)) for name, o in project.overlays.items() if name not in project.settings.unproven}
+
+
+def settings(project: Project) -> str:
+    """The digest of the settings that shape the lock."""
+    from mlenv.settings import lock_meaning
+
+    return digest(lock_meaning(project.settings))
+
+
+def check_lock(project: Project) -> tuple[Finding, ...]:
+    """Everything that makes the lock not current, most telling first; empty where it is current."""
+    path = project.settings.lock
+    if project.lock_text is None:
+        return (Finding(kind="lock-missing", message="there is no lock", path=path, hint=RELOCK),)
+    lock = project.lock
+    assert lock is not None
+    if lock.conflicts:
+        return tuple(
+            Finding(
+                kind="lock-conflict", message="a conflict marker of git was left", path=path, line=line, hint=RELOCK
+            )
+            for line in lock.conflicts
+        )
+    if lock.torn is not None:
+        return (Finding(kind="lock-torn", message=lock.torn.message, path=path, hint=lock.torn.hint),)
+    if lock.header is None:
+        message = "this lock was not written by mlenv: nothing says what it was made from"
+        return (Finding(kind="lock-foreign", message=message, path=path, hint=f"{RELOCK}; it keeps the pins"),)
+    if lock.header.scheme > lockfile.SCHEME:
+        message = (
+            f"this lock was written by a newer mlenv (scheme {lock.header.scheme}; this one knows {lockfile.SCHEME})"
+        )
+        return (Finding(kind="lock-newer", message=message, path=path, hint="upgrade mlenv"),)
+    return (
+        *_body(project, lock, lock.header),
+        *_changed(project, lock, "input", inputs(project), lock.header.inputs),
+        *_changed(project, lock, "overlay", overlays(project), lock.header.overlays),
+        *_target(project, lock, lock.header),
+        *_contents(project, lock),
+    )
+
+
+def _body(project: Project, lock: Lock, header: Header) -> tuple[Finding, ...]:
+    if lock.body_digest == header.body:
+        return ()
+    message = "the pins were changed outside mlenv (by hand, by a bot or by another tool)"
+    hint = "run `mlenv lock`; it keeps the pins that fit"
+    line = lock.lines.get("body")
+    return (Finding(kind="lock-edited", message=message, path=project.settings.lock, line=line, hint=hint),)
+
+
+def _changed(
+    project: Project, lock: Lock, kind: str, now: Mapping[str, str], then: Mapping[str, str]
+) -> tuple[Finding, ...]:
+    found = []
+    for name in sorted({*now, *then}):
+        if now.get(name) == then.get(name):
+            continue
+        what = "is new" if name not in then else "is gone" if name not in now else "was changed"
+        line = lock.lines.get(f"{kind}:{name}")
+        message = f"{name} {what} since the lock was made"
+        where = project.settings.lock
+        found.append(Finding(kind=f"lock-{kind}-changed", message=message, path=where, line=line, hint=RELOCK))
+    return tuple(found)
+
+
+def _target(project: Project, lock: Lock, header: Header) -> tuple[Finding, ...]:
+    wanted = {
+        "settings": (settings(project), header.settings, "the settings that shape the lock were changed"),
+        "platform": (
+            project.settings.platforms,
+            header.platforms,
+            f"the lock is for {', '.join(header.platforms)}, the settings want {', '.join(project.settings.platforms)}",
+        ),
+        "python": (
+            project.settings.python or header.python,
+            header.python,
+            f"the lock is for Python {header.python}, the settings want {project.settings.python}",
+        ),
+    }
+    return tuple(
+        Finding(kind=f"lock-{k}-changed", message=text, path=project.settings.lock, line=lock.lines.get(k), hint=RELOCK)
+        for k, (now, then, text) in wanted.items()
+        if now != then
+    )
+
+
+def _contents(project: Project, lock: Lock) -> tuple[Finding, ...]:
+    path = project.settings.lock
+    found = []
+    for pin in lock.pins:
+        if project.names.owns(pin.name):
+            message = f"{pin.name} is foundation and does not belong into the lock"
+            found.append(Finding(kind="lock-foundation", message=message, path=path, line=pin.line, hint=RELOCK))
+        elif not pin.hashes or not all(map(lockfile.is_strong, pin.hashes)):
+            message = f"{pin.name} has {'a weak' if pin.hashes else 'no'} hash"
+            found.append(Finding(kind="lock-hash", message=message, path=path, line=pin.line, hint=RELOCK))
+    return (*found, *_direct(project, lock))
+
+
+def _direct(project: Project, lock: Lock) -> tuple[Finding, ...]:
+    pins = {pin.name: pin for pin in lock.pins}
+    header = lock.header
+    assert header is not None
+    found = []
+    for file, entry in project.requirements.direct:
+        name = canonicalize_name(entry.requirement.name)
+        applies = any(_applies(entry.requirement.marker, p, header.python) for p in header.platforms)
+        if project.names.owns(name) or not applies or _satisfied(pins.get(name), entry.requirement):
+            continue
+        have = f"the lock has {pins[name].version}" if name in pins else "the lock does not have it"
+        message = f"{entry.requirement} is not satisfied: {have}"
+        found.append(Finding(kind="lock-unsatisfied", message=message, path=file.path, line=entry.line, hint=RELOCK))
+    return tuple(found)
+
+
+def _satisfied(pin: Pin | None, requirement: object) -> bool:
+    from packaging.requirements import Requirement
+
+    assert isinstance(requirement, Requirement)
+    if pin is None:
+        return False
+    return pin.version is None or requirement.specifier.contains(pin.version, prereleases=True)
+
+
+def _applies(marker: object, platform: str, python: str) -> bool:
+    from packaging.markers import Marker
+
+    if not isinstance(marker, Marker):
+        return True
+    return marker.evaluate({**target_environment(platform, python)})
+
+
+def target_environment(platform: str, python: str) -> dict[str, str]:
+    """PEP 508's variables of a target, independent of the machine that asks."""
+    sys_platform, system, os_name, machine = _TARGETS[platform]
+    environment = {name: str(value) for name, value in default_environment().items()}
+    full = python if python.count(".") == 2 else f"{python}.0"
+    environment.update(
+        {
+            "sys_platform": sys_platform,
+            "platform_system": system,
+            "os_name": os_name,
+            "platform_machine": machine,
+            "python_version": ".".join(python.split(".")[:2]),
+            "python_full_version": full,
+            "implementation_name": "cpython",
+            "implementation_version": full,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_version": "",
+        }
+    )
+    return environment
+
+
+__all__ = ["check_lock", "inputs", "overlays", "settings", "target_environment"]

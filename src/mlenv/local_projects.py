@@ -1,0 +1,293 @@
+"""A local project: a folder inside this one that pip could install (CONTRACT, Trust).
+
+Knows what makes a folder one, what its pyproject.toml states about dependencies and what it leaves to the build, the
+bare pyproject.toml that uv is given in place of the real one, and when an installed copy is out of date.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+
+from mlenv.errors import ProjectError
+from mlenv.requirement_lines import (
+    FLAT_INDEX_HINT,
+    INSIDE_HINT,
+    FolderLine,
+    Line,
+    Named,
+    Refusal,
+    WheelUrl,
+    canonical,
+    dependency,
+)
+from mlenv.textfile import inside, require_text
+
+# Tables of pyproject.toml that may hold dependencies where [project] leaves them to the build.
+_BUILD_TOOLS = ("setuptools", "setuptools_scm", "poetry", "hatch", "pdm", "flit", "scikit-build", "maturin")
+_METADATA_FILES = ("pyproject.toml", "setup.cfg", "setup.py")
+
+MIRRORED_PROJECTS = ".mlenv-in/local"
+"""Inside the private folder that uv runs in; no file of a project is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalProject:
+    """A project in a folder inside this one. It stays out of the lock, its dependencies are locked.
+
+    ``path`` is absolute, ``relative`` POSIX and relative to the project. ``name`` is canonical, and None where only the
+    build knows it. ``dependency_text`` is canonical text of what ``metadata_path`` says about dependencies; ``stated``
+    is a pyproject.toml that says no more than that, None where the build decides.
+    """
+
+    path: Path
+    relative: str
+    editable: bool
+    extras: tuple[str, ...]
+    name: str | None
+    metadata_path: str
+    dependency_text: str
+    stated: str | None = None
+    line: int
+    comment: str | None = None
+
+    def line_for_uv(self) -> str:
+        """The line as uv takes it from a file in any folder, ``-e`` in front where it is editable."""
+        extras = f"[{','.join(self.extras)}]" if self.extras else ""
+        target = f"{self.name}{extras} @ {self.path.as_uri()}" if self.name else f"{self.path}{extras}"
+        return f"-e {target}" if self.editable else target
+
+    @property
+    def mirrored(self) -> str | None:
+        """Where uv finds what is stated about it, relative to the folder it runs in; None: it must read the real one.
+
+        The real pyproject.toml may hold ``[tool.uv]`` tables, which uv would obey.
+        """
+        return None if self.stated is None else (Path(MIRRORED_PROJECTS) / self.relative).as_posix()
+
+    def line_for_resolving(self) -> str:
+        """The line as uv takes it where only dependencies matter."""
+        extras = f"[{','.join(self.extras)}]" if self.extras else ""
+        return self.line_for_uv() if self.mirrored is None else f"-e ./{self.mirrored}{extras}"
+
+    @property
+    def content_digest(self) -> str:
+        """Changes where an installed copy is out of date: with the metadata, and unless editable with any file."""
+        from hashlib import sha256
+
+        parts = [(name, _text_or_none(self.path / name)) for name in _METADATA_FILES]
+        return sha256(repr([parts, [] if self.editable else list(_stamps(self.path))]).encode()).hexdigest()
+
+    def joined(self, other: LocalProject) -> LocalProject:
+        """This project as two lines name it: extras of both, editable where one of them says so."""
+        extras = tuple(sorted({*self.extras, *other.extras}))
+        return replace(self, extras=extras, editable=self.editable or other.editable, name=self.name or other.name)
+
+
+def find_local_project(root: Path, path: str, line: Line, folder: FolderLine) -> LocalProject:
+    """The local project that ``line`` of the file ``path`` names; its folder is relative to ``root``, as for pip.
+
+    Raises ProjectError where the folder is outside, is no project, or what it states can't be read or trusted.
+    """
+    relative = inside(root, folder.path, origin=path, line=line.number)
+    absolute = Path(os.path.abspath(root / relative))  # noqa: PTH100 - links are kept as they are
+    _require_project(absolute, root, path, line, folder)
+    described = _described(root, relative)
+    if folder.name and described.name and folder.name != described.name:
+        message = f"the project in {folder.path} is {described.name}, not {folder.name}"
+        raise ProjectError(message, path=path, line=line.number, hint="correct the name")
+    return LocalProject(
+        path=absolute,
+        relative=relative,
+        editable=folder.editable,
+        extras=folder.extras,
+        name=described.name or folder.name,
+        metadata_path=described.path,
+        dependency_text=described.text,
+        stated=described.stated,
+        line=line.number,
+        comment=line.comment,
+    )
+
+
+def stated_dependencies(path: str, text: str) -> tuple[str | None, tuple[Named | WheelUrl, ...]]:
+    """``[project]`` of a pyproject.toml with this text: its canonical name (None without one) and its dependencies.
+
+    Raises ProjectError with file and line where they are left to the build, or can't be understood or trusted.
+    """
+    project = _table(_toml(text, path), "project")
+    if _left_open(project, "dependencies"):
+        hint = 'name the file they are in: [tool.mlenv] requirements = ["requirements.in"]'
+        raise ProjectError("[project] leaves its dependencies to the build", path=path, hint=hint)
+    entries = _dependencies(project.get("dependencies", []), path, text)
+    return _name(project, path), entries
+
+
+# ----------------------------------------------------------------------------------------------------------- the folder
+
+
+def _require_project(absolute: Path, root: Path, path: str, line: Line, folder: FolderLine) -> None:
+    """Raise ProjectError where the folder isn't one that can be installed."""
+    try:
+        if (absolute / "pyproject.toml").is_file() or (absolute / "setup.py").is_file():
+            return
+        problem = f"{folder.path} has neither pyproject.toml nor setup.py"
+        hint = "name the folder that holds the project"
+        if absolute.is_file():
+            problem, hint = f"{folder.path} is a file, and only folders are local projects", FLAT_INDEX_HINT
+        elif not absolute.is_dir():
+            problem, hint = f"{folder.path} does not exist", "correct the path; it is relative to the project's folder"
+            beside = (Path(path).parent / folder.path).as_posix()
+            if (root / beside).is_dir():
+                hint = f"{hint}: ./{beside}"
+    except OSError as error:
+        problem, hint = f"{folder.path} can't be looked up: {error.strerror}", INSIDE_HINT
+    raise ProjectError(problem, path=path, line=line.number, hint=hint)
+
+
+def _text_or_none(path: Path) -> str | None:
+    try:
+        return path.read_bytes().decode("utf-8", "replace") if path.is_file() else None
+    except OSError:
+        return None
+
+
+def _stamps(folder: Path) -> Iterator[tuple[str, int, int]]:
+    """Path, size and time of every file that may be part of the project; what builds leave behind is not."""
+    for base, folders, files in os.walk(folder):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not name.endswith((".egg-info", "__pycache__"))
+            and (Path(base) != folder or name not in ("build", "dist"))
+        )
+        for name in sorted(files):
+            try:
+                status = os.lstat(os.path.join(base, name))  # noqa: PTH118 - many files
+            except OSError:
+                continue
+            yield os.path.relpath(os.path.join(base, name), folder), status.st_size, status.st_mtime_ns  # noqa: PTH118
+
+
+# --------------------------------------------------------------------------------------- what its pyproject.toml states
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Described:
+    """What a local project says of itself: its name, the file that says so, canonical text of its dependencies."""
+
+    name: str | None
+    path: str
+    text: str
+    stated: str | None = None
+
+
+def _described(root: Path, relative: str) -> _Described:
+    folder = root / relative
+    if not (folder / "pyproject.toml").is_file():
+        path = (Path(relative) / "setup.py").as_posix()
+        return _Described(name=None, path=path, text=repr([_text_or_none(folder / n) for n in _METADATA_FILES]))
+    path = (Path(relative) / "pyproject.toml").as_posix()
+    text = require_text(root, path)
+    document = _toml(text, path)
+    project = _table(document, "project")
+    if project and not any(
+        _left_open(project, key) for key in ("dependencies", "optional-dependencies", "requires-python")
+    ):
+        stated = _stated(project, path, text)
+        return _Described(name=_name(project, path), path=path, text=stated, stated=_bare_project(project))
+    named = project if "name" in project else _table(_table(document, "tool"), "poetry")
+    return _Described(name=_name(named, path), path=path, text=_left_to_build(folder, document))
+
+
+def _left_open(project: Mapping[str, Any], key: str) -> bool:
+    dynamic = project.get("dynamic")
+    return isinstance(dynamic, list) and key in dynamic
+
+
+def _stated(project: Mapping[str, Any], path: str, text: str) -> str:
+    """Canonical text of dependencies that are written down; each is checked as a line of requirements.in is."""
+    lines = [f"requires-python {project.get('requires-python', '')}"]
+    lines += [canonical(entry.requirement) for entry in _dependencies(project.get("dependencies", []), path, text)]
+    for extra, listed in sorted(_table(project, "optional-dependencies").items()):
+        entries = _dependencies(listed, path, text)
+        lines += [f"[{canonicalize_name(extra)}] {canonical(entry.requirement)}" for entry in entries]
+    return "".join(f"{line}\n" for line in sorted(lines))
+
+
+def _bare_project(project: Mapping[str, Any]) -> str | None:
+    """A pyproject.toml with the dependencies and nothing else; a version is needed there, and any will do."""
+    import tomlkit
+
+    if "name" not in project:
+        return None
+    kept = ("name", "requires-python", "dependencies", "optional-dependencies")
+    return tomlkit.dumps({"project": {"version": "0", **{key: project[key] for key in kept if key in project}}})
+
+
+def _left_to_build(folder: Path, document: Mapping[str, Any]) -> str:
+    """Text of everything the build may take dependencies from."""
+    import json
+
+    tools = _table(document, "tool")
+    tables = {name: tools[name] for name in _BUILD_TOOLS if name in tools}
+    files = sorted({"setup.cfg", "setup.py", *_files_of_setuptools(tables)})
+    known = [tables, document.get("project"), [(name, _text_or_none(folder / name)) for name in files]]
+    return json.dumps(known, sort_keys=True, default=str)
+
+
+def _files_of_setuptools(tables: Mapping[str, Any]) -> Iterator[str]:
+    """The files that ``[tool.setuptools.dynamic]`` reads dependencies from."""
+    dynamic = _table(_table(tables, "setuptools"), "dynamic")
+    for place in (dynamic.get("dependencies"), *_table(dynamic, "optional-dependencies").values()):
+        named = place.get("file", []) if isinstance(place, dict) else []
+        for name in [named] if isinstance(named, str) else named if isinstance(named, list) else []:
+            if isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts:
+                yield name
+
+
+def _dependencies(listed: object, path: str, text: str) -> tuple[Named | WheelUrl, ...]:
+    """The requirements in a list of pyproject.toml. Raises ProjectError with the line of the bad one."""
+    if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+        raise ProjectError("dependencies are no list of strings", path=path, hint='write dependencies = ["NAME>=1.0"]')
+    found = []
+    for item in listed:
+        number = next((n for n, line in enumerate(text.split("\n"), 1) if item.strip() and item in line), None)
+        try:
+            found.append(dependency(item, line=number))
+        except Refusal as refusal:
+            raise refusal.at(path, number) from None
+    return tuple(found)
+
+
+def _toml(text: str, path: str) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = re.search(r"line (\d+)", str(error))
+        raise ProjectError(
+            "is no valid TOML", path=path, line=int(line[1]) if line else None, hint="correct the file"
+        ) from None
+
+
+def _table(document: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = document.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _name(project: Mapping[str, Any], path: str) -> str | None:
+    name = project.get("name")
+    if name is None:
+        return None
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", name):
+        raise ProjectError("[project] name is no valid name", path=path, hint="letters, digits, and . _ - between them")
+    return canonicalize_name(name)

@@ -1,0 +1,206 @@
+"""Overlays: ``constraints/<backend>.txt``, the foundation's pins of one backend as a plain pip constraints file."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import Specifier
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from mlenv.errors import ProjectError
+from mlenv.foundation import ROOT_NAMES
+from mlenv.requirement_lines import canonical
+from mlenv.requirements import named_lines
+
+_STEM = re.compile(r"[a-z0-9][a-z0-9.]*")
+_BUILD = re.compile(r"(cpu|xpu|cu\d+|rocm\d+(?:\.\d+)*)(?![a-z0-9])")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """One line of an overlay: a name with specifiers and perhaps a marker, never an extra or a URL."""
+
+    requirement: Requirement
+    line: int
+
+    @property
+    def name(self) -> str:
+        """The canonical name."""
+        return canonicalize_name(self.requirement.name)
+
+    @property
+    def pin(self) -> str | None:
+        """The version where the line is one exact pin (``==2.14.1+cu130``), or None."""
+        return _pin(self.requirement)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlay:
+    """The constraints of one backend; ``path`` is POSIX and relative to the project."""
+
+    backend: str
+    path: str
+    constraints: tuple[Constraint, ...]
+
+    def roots(self, extra_roots: Iterable[str] = ()) -> tuple[Requirement, ...]:
+        """The exact pins of torch, torchvision, torchaudio, tensorflow, jax and of ``extra_roots``, in file order.
+
+        An extra root may carry extras (``jax[cuda13]``). Raises ProjectError where an extra root isn't pinned here.
+        """
+        extras = dict(map(self._extra_root, extra_roots))
+        pinned = (entry for entry in self.constraints if entry.pin is not None)
+        found = (
+            _with_extras(entry.requirement, extras.get(entry.name, frozenset()))
+            for entry in pinned
+            if entry.name in ROOT_NAMES or entry.name in extras
+        )
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def bounds(self) -> tuple[Requirement, ...]:
+        """Every line that is no root's pin: it only constrains. Pins of extra roots are among them."""
+        return tuple(
+            entry.requirement for entry in self.constraints if entry.pin is None or entry.name not in ROOT_NAMES
+        )
+
+    @property
+    def torch_version(self) -> str | None:
+        """The public version torch is pinned to, or None; the first one where markers choose between several."""
+        pins = (entry.pin for entry in self.constraints if entry.name == "torch")
+        return next((Version(pin).public for pin in pins if pin is not None), None)
+
+    def _extra_root(self, text: str) -> tuple[str, frozenset[str]]:
+        try:
+            root = Requirement(text)
+        except InvalidRequirement:
+            root = None
+        if root is None or root.specifier or root.url or root.marker:
+            hint = 'write names: roots = ["NAME"]; overlays hold the versions'
+            raise ProjectError(f"[tool.mlenv.foundation] roots: {text!r} is no name", path="pyproject.toml", hint=hint)
+        name = canonicalize_name(root.name)
+        lines = [entry for entry in self.constraints if entry.name == name]
+        if not any(entry.pin is not None for entry in lines):
+            raise ProjectError(
+                f"the root {name} of [tool.mlenv.foundation] is not pinned in this overlay",
+                path=self.path,
+                line=lines[0].line if lines else None,
+                hint=f"add a line to {self.path}: {name}==VERSION",
+            )
+        return name, frozenset(root.extras)
+
+
+def parse_overlay(root: Path, path: str) -> Overlay:
+    """Read the overlay at ``path`` (relative to the project ``root``); its file name is the backend.
+
+    Raises ProjectError with file and line: lines that are no plain constraint, roots without exact pin, labels of
+    another backend, pins that contradict each other.
+    """
+    backend = Path(path).name.removesuffix(".txt")
+    lines = named_lines(root, path, what="an overlay")
+    constraints = tuple(Constraint(requirement=entry.requirement, line=entry.line) for entry in lines)
+    for entry in constraints:
+        _require_label(entry, backend, path)
+    by_name: dict[str, list[Constraint]] = {}
+    for entry in constraints:
+        by_name.setdefault(entry.name, []).append(entry)
+    for first, second in (pair for entries in by_name.values() for pair in combinations(entries, 2)):
+        _require_agreement(first, second, path)
+    _require_pinned_roots(constraints, path)
+    return Overlay(backend=backend, path=path, constraints=constraints)
+
+
+def load_overlays(root: Path, folder: str = "constraints") -> Mapping[str, Overlay]:
+    """Every overlay of a project by backend, sorted; empty where the folder is missing.
+
+    Files whose name can't be a backend's (capitals, hyphens, other endings than ``.txt``) are passed over. Raises
+    ProjectError.
+    """
+    try:
+        if not stat.S_ISDIR((root / folder).stat().st_mode):
+            raise ProjectError("is no folder", path=folder, hint=f"overlays are {folder}/<backend>.txt")
+        names = sorted(entry.name for entry in (root / folder).iterdir())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ProjectError(f"can't be read: {error.strerror}", path=folder, hint="check its permissions") from error
+    backends = [name.removesuffix(".txt") for name in names if name.endswith(".txt")]
+    return {name: parse_overlay(root, f"{folder}/{name}.txt") for name in sorted(filter(_STEM.fullmatch, backends))}
+
+
+def meaning(overlay: Overlay) -> str:
+    """Canonical text of the constraints as a set: what an overlay's digest is computed from."""
+    return "".join(f"{line}\n" for line in sorted({canonical(entry.requirement) for entry in overlay.constraints}))
+
+
+def _pin(requirement: Requirement) -> str | None:
+    only = _only(requirement)
+    if only is None or only.operator not in ("==", "==="):
+        return None
+    try:
+        return str(Version(only.version))
+    except InvalidVersion:  # ==2.*, ===anything
+        return None
+
+
+def _only(requirement: Requirement) -> Specifier | None:
+    return next(iter(requirement.specifier)) if len(requirement.specifier) == 1 else None
+
+
+def _with_extras(requirement: Requirement, extras: frozenset[str]) -> Requirement:
+    if not extras:
+        return requirement
+    copy = Requirement(str(requirement))
+    copy.extras = set(extras)
+    return copy
+
+
+def _require_label(entry: Constraint, backend: str, path: str) -> None:
+    """A pin of one build can't stand in the overlay of another; a backend with a name of its own may hold any."""
+    label = Version(entry.pin).local if entry.pin is not None else None
+    built = _BUILD.match(label or "")
+    if built and _BUILD.fullmatch(backend) and built[1] != backend:
+        raise ProjectError(
+            f"{entry.requirement} is a build for {built[1]}, and this overlay is for {backend}",
+            path=path,
+            line=entry.line,
+            hint=f"write {entry.name}=={Version(entry.pin or '').public}+{backend}, or leave the label off",
+        )
+
+
+def _require_agreement(first: Constraint, second: Constraint, path: str) -> None:
+    """Two lines on one name may not exclude each other, unless two different markers keep them apart."""
+    markers = [str(entry.requirement.marker) for entry in (first, second) if entry.requirement.marker]
+    if len(set(markers)) == 2:
+        return
+    meets = [
+        other.requirement.specifier.contains(one.pin, prereleases=True)
+        for one, other in ((first, second), (second, first))
+        if one.pin is not None
+    ]
+    if meets and not any(meets):
+        raise ProjectError(
+            f"{second.requirement} contradicts {first.requirement} in line {first.line}",
+            path=path,
+            line=second.line,
+            hint="keep one of the two lines",
+        )
+
+
+def _require_pinned_roots(constraints: tuple[Constraint, ...], path: str) -> None:
+    """A root without exact pin would be chosen anew at each lock, and by uv rather than by the overlay."""
+    pinned = {entry.name for entry in constraints if entry.pin is not None}
+    for entry in constraints:
+        if entry.name in ROOT_NAMES and entry.name not in pinned:
+            raise ProjectError(
+                f"{entry.requirement} is no exact pin, and {entry.name} is a root of the foundation",
+                path=path,
+                line=entry.line,
+                hint=f"write {entry.name}==VERSION; `mlenv init` knows releases that exist",
+            )

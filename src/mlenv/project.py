@@ -1,0 +1,156 @@
+"""A project as mlenv sees it: its folder, its settings and its files, each parsed once, when first asked for."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlenv import lockfile
+from mlenv.errors import ProjectError
+from mlenv.report import Finding
+
+if TYPE_CHECKING:
+    from mlenv.catalogue import Catalogue
+    from mlenv.foundation import FoundationNames
+    from mlenv.indexes import Indexes
+    from mlenv.lockfile import Lock
+    from mlenv.overlay import Overlay
+    from mlenv.requirements import Requirements
+    from mlenv.settings import Settings
+
+CONSTRAINTS = "constraints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """One project. ``notes`` are what the settings had to say. Files are read at first use; errors name them."""
+
+    root: Path
+    settings: Settings
+    environ: Mapping[str, str]
+    notes: tuple[Finding, ...] = ()
+
+    @property
+    def lock_path(self) -> Path:
+        """Where the lock is."""
+        return self.root / self.settings.lock
+
+    @property
+    def state(self) -> Path:
+        """mlenv's own folder: generations, its lock file, plans."""
+        return self.root / ".mlenv"
+
+    @cached_property
+    def lock_text(self) -> str | None:
+        """The lock as it is on disk, or None. Raises ProjectError where it can't be read."""
+        return read_text(self.lock_path, shown=self.settings.lock)
+
+    @cached_property
+    def lock(self) -> Lock | None:
+        """The parsed lock, or None where there is none."""
+        return None if self.lock_text is None else lockfile.parse(self.lock_text, path=self.settings.lock)
+
+    @cached_property
+    def overlays(self) -> Mapping[str, Overlay]:
+        """Every overlay of the project by backend, the settings' selection applied. Raises ProjectError."""
+        from mlenv.overlay import load_overlays
+
+        found = load_overlays(self.root, CONSTRAINTS)
+        for name in self.settings.backends or ():
+            if name not in found:
+                raise ProjectError(
+                    f"[tool.mlenv] backends names {name}, and there is no {CONSTRAINTS}/{name}.txt",
+                    path="pyproject.toml",
+                    hint=f"`mlenv init` writes overlays; or create {CONSTRAINTS}/{name}.txt",
+                )
+        return {name: found[name] for name in (self.settings.backends or found)}
+
+    @cached_property
+    def requirements(self) -> Requirements:
+        """The requirements files, includes resolved. Raises ProjectError with file and line."""
+        from mlenv.requirements import parse_all
+
+        return parse_all(self.root, self.settings.requirements)
+
+    @cached_property
+    def indexes(self) -> Indexes:
+        """The indexes of uv.toml and of this machine."""
+        from mlenv.indexes import load_indexes
+
+        return load_indexes(self.root, environ=self.environ, index_urls=self.settings.index_urls)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Backends and releases, as they come with mlenv."""
+        from mlenv.catalogue import load
+
+        return load()
+
+    @cached_property
+    def names(self) -> FoundationNames:
+        """Which names the foundation owns here."""
+        from mlenv.foundation import FoundationNames
+
+        known = self.catalogue.foundation_names
+        chosen = self.settings.foundation
+        return FoundationNames(
+            exact=known.exact,
+            patterns=known.patterns,
+            excluded=known.excluded,
+            include=(*chosen.include, *(root.partition("[")[0].strip() for root in chosen.roots)),
+            exclude=tuple(chosen.exclude),
+        )
+
+    @cached_property
+    def target_python(self) -> tuple[str, str]:
+        """(the Python the lock is for, where that was said): settings, the lock, .python-version, the running one."""
+        if self.settings.python:
+            return self.settings.python, "[tool.mlenv] python"
+        if self.lock is not None and self.lock.header is not None:
+            return self.lock.header.python, self.settings.lock
+        if self.lock_text is not None and (adopted := lockfile.foreign_python(self.lock_text)):
+            return adopted, self.settings.lock
+        pinned = read_text(self.root / ".python-version", shown=".python-version")
+        lines = [line.strip() for line in (pinned or "").splitlines() if line.strip() and not line.startswith("#")]
+        if lines:
+            return _minor(lines[0].removeprefix("cpython-").removeprefix("cpython@")), ".python-version"
+        return f"{sys.version_info.major}.{sys.version_info.minor}", "the Python that runs mlenv"
+
+    def overlay(self, backend: str) -> Overlay:
+        """The overlay of ``backend``. Raises ProjectError where there is none."""
+        if backend not in self.overlays:
+            known = ", ".join(self.overlays) or "none"
+            raise ProjectError(
+                f"backend {backend} has no overlay: {CONSTRAINTS}/{backend}.txt is missing (there are: {known})",
+                hint=f"`mlenv init --backend {backend}` writes it",
+            )
+        return self.overlays[backend]
+
+
+def read_text(path: Path, *, shown: str) -> str | None:
+    """The text of a file, or None where there is none. Raises ProjectError where it can't be read as UTF-8."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would hang
+            raise ProjectError("is no regular file", path=shown, hint="move it away, or make it a text file")
+        return path.read_bytes().decode("utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnicodeDecodeError as error:
+        raise ProjectError("is not UTF-8 text", path=shown, hint="is it the right file?") from error
+    except OSError as error:
+        hint = "check what it is and its permissions"
+        raise ProjectError(f"can't be read: {error.strerror}", path=shown, hint=hint) from error
+
+
+def _minor(version: str) -> str:
+    parts = version.split(".")
+    if len(parts) < 2 or not all(part.isdigit() for part in parts[:2]):
+        raise ProjectError(
+            f"names no Python version: {version!r}", path=".python-version", hint='write a version such as "3.11"'
+        )
+    return ".".join(parts[:2])

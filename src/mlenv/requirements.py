@@ -1,0 +1,251 @@
+"""Requirements files: read with an allow-list before uv sees them (CONTRACT, Trust; FACTS, Reliability and trust 7).
+
+Knows files and how they include each other; what a line is, ``requirement_lines`` knows, and what a folder is,
+``local_projects``. What uv is given is rendered from the entries: nothing reaches it that was not understood here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlenv.errors import ProjectError
+from mlenv.local_projects import LocalProject, find_local_project, stated_dependencies
+from mlenv.report import Finding
+from mlenv.requirement_lines import (
+    FolderLine,
+    IncludeLine,
+    Kind,
+    Line,
+    Named,
+    Refusal,
+    WheelUrl,
+    canonical,
+    classify,
+    logical_lines,
+    require_named,
+)
+from mlenv.textfile import inside, require_text
+
+_DEEPEST = 50  # includes are read recursively
+
+
+@dataclass(frozen=True, kw_only=True)
+class Include:
+    """``-r`` or ``-c`` of another file; ``path`` is POSIX and relative to the project."""
+
+    path: str
+    kind: Kind
+    line: int
+
+
+Entry = Named | WheelUrl | LocalProject | Include
+"""A line of a file that was read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequirementsFile:
+    """One file; ``path`` is POSIX and relative to the project. ``project`` is the name in a pyproject.toml."""
+
+    path: str
+    kind: Kind
+    entries: tuple[Entry, ...]
+    project: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirements:
+    """The files that were asked for (``roots``) and what they include, each before its own includes."""
+
+    roots: tuple[str, ...]
+    files: tuple[RequirementsFile, ...]
+
+    @property
+    def direct(self) -> tuple[tuple[RequirementsFile, Named | WheelUrl], ...]:
+        """Every requirement with its file; constraints and local projects are none."""
+        return tuple(
+            (file, entry)
+            for file in self.files
+            if file.kind == "requirement"
+            for entry in file.entries
+            if isinstance(entry, Named | WheelUrl)
+        )
+
+    @property
+    def local_projects(self) -> tuple[LocalProject, ...]:
+        """Every local project once per folder: extras joined, editable where one line says so."""
+        found: dict[str, LocalProject] = {}
+        for entry in (entry for file in self.files for entry in file.entries):
+            if isinstance(entry, LocalProject):
+                found[entry.relative] = found.get(entry.relative, entry).joined(entry)
+        return tuple(found.values())
+
+    def mirror(self) -> dict[str, str]:
+        """path → text of every file, made from the entries alone: what uv is given."""
+        stated = {f"{p.mirrored}/pyproject.toml": p.stated for p in self.local_projects if p.stated is not None}
+        return {file.path: render(file) for file in self.files} | stated
+
+
+# ----------------------------------------------------------------------------------------------------- what callers use
+
+
+def parse(root: Path, path: str) -> Requirements:
+    """Read one requirements file and what it includes. ``path`` is relative to the project ``root``.
+
+    Raises ProjectError with file and line for whatever can't be read, understood or trusted.
+    """
+    return parse_all(root, (path,))
+
+
+def parse_all(root: Path, paths: Sequence[str]) -> Requirements:
+    """Read several files, ``pyproject.toml`` among them, and what they include. Raises ProjectError as ``parse``."""
+    found: dict[tuple[str, Kind], RequirementsFile] = {}
+    names = [inside(root, path) for path in paths]
+    for name in names:
+        _walk(root, name, "requirement", (), found)
+    return Requirements(roots=tuple(dict.fromkeys(names)), files=tuple(found.values()))
+
+
+def meaning(file: RequirementsFile) -> str:
+    """Canonical text of the entries as a set: what the digest of an input is computed from.
+
+    Comments, blank lines, order, white space, duplicates and the spelling of names are not in it.
+    """
+    return "".join(f"{line}\n" for line in sorted({_meaning(entry) for entry in file.entries}))
+
+
+def render(file: RequirementsFile) -> str:
+    """The file as uv may read it: the entries alone, local projects by absolute path, so that it may lie elsewhere."""
+    if file.project is not None:
+        return _render_project(file.project, file.entries)
+    folder = os.path.dirname(file.path)  # noqa: PTH120 - POSIX text, no file
+    return "".join(f"{_for_uv(entry, folder)}\n" for entry in file.entries)
+
+
+def split_index_lines(text: str, *, path: str | None = None) -> tuple[Finding, ...]:
+    """Every line that ``parse`` would refuse, each with its replacement; for `mlenv init`, which reports all at once.
+
+    Looks at the text alone: whether included files and local folders exist is not asked. Raises nothing.
+    """
+    found = []
+    for line in logical_lines(text):
+        try:
+            classify(line)
+        except Refusal as refusal:
+            found.append(
+                Finding(kind=refusal.kind, message=refusal.message, hint=refusal.hint, path=path, line=line.number)
+            )
+    return tuple(found)
+
+
+def named_lines(root: Path, path: str, *, what: str) -> tuple[Named, ...]:
+    """The lines of a file that may hold nothing but ``name``, specifiers and marker: constraints and overlays.
+
+    ``what`` names such a file in messages. Raises ProjectError with file and line.
+    """
+    found = []
+    for line in logical_lines(require_text(root, inside(root, path))):
+        try:
+            entry = classify(line)
+            if entry is not None:
+                found.append(require_named(entry, line, what=what))
+        except Refusal as refusal:
+            raise refusal.at(path, line.number) from None
+    return tuple(found)
+
+
+# --------------------------------------------------------------------------------------------------- files and includes
+
+
+def _walk(
+    root: Path, path: str, kind: Kind, above: tuple[str, ...], found: dict[tuple[str, Kind], RequirementsFile]
+) -> None:
+    """Read ``path`` and what it includes into ``found``; ``above`` are the files that led here."""
+    if (path, kind) in found:
+        return
+    file = _read_file(root, path, kind)
+    found[path, kind] = file
+    for entry in file.entries:
+        if isinstance(entry, Include):
+            chain = (*above, path)
+            again = next((name for name in chain if (root / name).resolve() == (root / entry.path).resolve()), None)
+            if again is not None:
+                circle = " → ".join((*chain[chain.index(again) :], entry.path))
+                message = f"the files include each other: {circle}"
+                raise ProjectError(message, path=path, line=entry.line, hint="delete this line")
+            if len(chain) > _DEEPEST:
+                raise ProjectError("includes are nested too deeply", path=path, line=entry.line, hint="join some files")
+            _walk(root, entry.path, entry.kind, chain, found)
+
+
+def _read_file(root: Path, path: str, kind: Kind) -> RequirementsFile:
+    text = require_text(root, path)
+    if Path(path).name == "pyproject.toml":
+        return _read_project(path, text)
+    entries: list[Entry] = []
+    for line in logical_lines(text):
+        try:
+            entry = classify(line)
+            if entry is not None:
+                entries.append(_looked_up(root, path, kind, line, entry))
+        except Refusal as refusal:
+            raise refusal.at(path, line.number) from None
+    return RequirementsFile(path=path, kind=kind, entries=tuple(entries))
+
+
+def _read_project(path: str, text: str) -> RequirementsFile:
+    """``pyproject.toml`` as a requirements file: ``[project] dependencies``. Raises ProjectError."""
+    name, entries = stated_dependencies(path, text)
+    return RequirementsFile(path=path, kind="requirement", entries=entries, project=name or "project")
+
+
+def _looked_up(
+    root: Path, path: str, kind: Kind, line: Line, entry: Named | WheelUrl | FolderLine | IncludeLine
+) -> Entry:
+    """The entry with its include or folder found. Raises Refusal or ProjectError."""
+    if isinstance(entry, IncludeLine) and (kind == "requirement" or entry.kind == "constraint"):
+        return _included(root, path, line, entry)
+    if kind == "constraint":
+        return require_named(entry, line, what="a constraints file")
+    if isinstance(entry, FolderLine):
+        return find_local_project(root, path, line, entry)
+    assert not isinstance(entry, IncludeLine)
+    return entry
+
+
+def _included(root: Path, path: str, line: Line, target: IncludeLine) -> Include:
+    """The include, its path relative to the project: in the file it's relative to the file, as for pip."""
+    named = (Path(path).parent / target.path).as_posix()
+    found = inside(root, named, origin=path, line=line.number)
+    require_text(root, found, origin=path, line=line.number)
+    return Include(path=found, kind=target.kind, line=line.number)
+
+
+# ------------------------------------------------------------------------------------------------------ entries as text
+
+
+def _meaning(entry: Entry) -> str:
+    if isinstance(entry, Include):
+        return f"{'-r' if entry.kind == 'requirement' else '-c'} {entry.path}"
+    if isinstance(entry, LocalProject):
+        extras = f"[{','.join(entry.extras)}]" if entry.extras else ""
+        return f"{'-e ' if entry.editable else ''}./{entry.relative}{extras}"
+    return canonical(entry.requirement)
+
+
+def _for_uv(entry: Entry, folder: str) -> str:
+    if isinstance(entry, Include):
+        path = Path(os.path.relpath(entry.path, folder or ".")).as_posix()
+        return f"{'-r' if entry.kind == 'requirement' else '-c'} " + path.replace(" ", "\\ ")
+    if isinstance(entry, LocalProject):
+        return entry.line_for_resolving()
+    return canonical(entry.requirement)
+
+
+def _render_project(name: str, entries: Sequence[Entry]) -> str:
+    import json
+
+    listed = [json.dumps(_for_uv(entry, ""), ensure_ascii=False) for entry in entries]
+    return f'[project]\nname = "{name}"\nversion = "0"\ndependencies = [{", ".join(listed)}]\n'

@@ -1,0 +1,123 @@
+"""From the command line, the settings and the machine to one backend and one environment path."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlenv.errors import UsageError
+from mlenv.project import Project
+
+if TYPE_CHECKING:
+    from mlenv.backend import Choice, Request
+    from mlenv.machine import Machine
+
+
+def in_ci(environ: Mapping[str, str]) -> bool:
+    """Whether this is a CI run: CI is set, and not to a word for no."""
+    return environ.get("CI", "").lower() not in ("", "0", "false", "no", "off")
+
+
+def declared(project: Project) -> Mapping[str, str | None]:
+    """backend → the torch its overlay pins."""
+    return {name: overlay.torch_version for name, overlay in project.overlays.items()}
+
+
+def as_request(*, backend: str | None, flag: str | None) -> Request:
+    """What ``--backend B``, ``--cuda13`` or ``--cpu`` ask for. Raises UsageError where they contradict."""
+    from mlenv.backend import parse_request
+
+    if backend is not None and flag is not None:
+        raise UsageError(f"--backend {backend} and --{flag} both choose a backend", hint="give one of them")
+    return parse_request(backend or flag)
+
+
+def select(project: Project, machine: Machine, *, backend: str | None, flag: str | None, force: bool) -> Choice:
+    """The backend for this call: command line, then settings, then detection.
+
+    Raises UsageError where CI is set and nothing says which, NoBackendError, ProjectError.
+    """
+    from mlenv.backend import choose
+
+    from_settings = None if backend or flag else project.settings.backend
+    named = backend or from_settings
+    if named is None and flag is None and in_ci(project.environ) and not machine.visible_gpus:
+        raise UsageError(
+            "CI is set and no GPU is visible: a backend is not guessed here",
+            hint="name one: --cpu, --cuda13, --backend B, or [tool.mlenv] backend",
+        )
+    chosen = choose(
+        catalogue=project.catalogue,
+        machine=machine,
+        declared=declared(project),
+        request=as_request(backend=named, flag=flag),
+        force=force,
+    )
+    said_by = project.settings.origins.get("backend", "[tool.mlenv] backend")
+    return replace(chosen, reasons=(f"the setting says so: {said_by}",)) if from_settings else chosen
+
+
+def environment_path(project: Project, backend: str | None, *, asked: Path | None) -> Path:
+    """Where the environment is: ``--env``, else the setting with {backend}, {host} and {user} put in.
+
+    Where no backend is given and the setting wants one, it is the setting's, else the one this machine gets.
+    Raises UsageError for a folder that holds the project, or is mlenv's own.
+    """
+    if asked is not None:
+        return _not_the_project(project, Path(os.path.normpath(asked.absolute())), said_by="--env")
+    name = project.settings.environment
+    if "{" in name:
+        import getpass
+        import socket
+
+        values = {
+            "backend": backend or (_detected(project) if "{backend}" in name else ""),
+            "host": socket.gethostname(),
+            "user": getpass.getuser(),
+        }
+        name = re.sub(r"\{(backend|host|user)\}", lambda match: values[match[1]], name)
+    path = Path(os.path.normpath((project.root / name).absolute()))
+    return _not_the_project(project, path, said_by="[tool.mlenv] environment")
+
+
+def _detected(project: Project) -> str:
+    """The backend of the settings, else the one this machine gets, as ``sync`` chooses it."""
+    from mlenv.system import probe
+
+    return select(project, probe.observe(project.environ), backend=None, flag=None, force=True).backend
+
+
+def _not_the_project(project: Project, path: Path, *, said_by: str) -> Path:
+    """What stands at an environment's path is moved aside: that must never be the project itself."""
+    if project.root.is_relative_to(path) or path.is_relative_to(project.state):
+        raise UsageError(f"{said_by}: {path} can't be an environment", hint="name a folder of its own, such as .venv")
+    if path.name != ".venv" and _is_something_else(path):
+        raise UsageError(f"{said_by}: {path} is there and is no environment", hint="name a path that is free")
+    return path
+
+
+def _is_something_else(path: Path) -> bool:
+    """Whether a file or a filled folder stands there that is neither a link nor a virtual environment."""
+    if path.is_symlink() or not path.exists() or (path / "pyvenv.cfg").is_file():
+        return False
+    return not path.is_dir() or any(path.iterdir())
+
+
+def checked_extras(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """The ``--with`` requirements, each parsed. Raises UsageError."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    for text in texts:
+        try:
+            parsed = Requirement(text)
+        except InvalidRequirement as error:
+            raise UsageError(
+                f"--with {text!r} is not a requirement", hint="for example: --with 'ipdb>=0.13'"
+            ) from error
+        if parsed.url is not None:
+            raise UsageError(f"--with {parsed.name}: a URL can't be checked against an index", hint="name a release")
+    return texts

@@ -1,0 +1,454 @@
+"""Resolve one backend with uv, and find one set of pins for all of them."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from packaging.utils import canonicalize_name
+
+from mlenv import indexes as index_module
+from mlenv import lockfile, resolution
+from mlenv.errors import MlenvError, PackageIndexError, ProjectError, ResolutionError, UnreachableError
+from mlenv.local_projects import LocalProject
+from mlenv.lockfile import Pin
+from mlenv.overlay import Overlay
+from mlenv.project import Project
+from mlenv.resolution import Resolved, Source
+from mlenv.system import process, reach
+from mlenv.system import uv as uv_module
+from mlenv.system.uv import Compilation, Upgrade, Uv
+from mlenv.system.uv_messages import GENERATED_PROJECT, missing_name
+
+_ROUNDS = 8
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_URL = re.compile(r"(?:https?|file)://[^\s`'\")]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is put to uv for one backend, apart from the foundation.
+
+    ``files`` are validated copies of the requirements files (path → text), ``sources`` names which of them are read.
+    ``platform`` is None for the platform of ``interpreter`` itself. Without ``fall_back`` the first source that isn't
+    known to be unreachable must do. ``unreachable`` collects the hosts that did not answer, and is shared.
+    """
+
+    files: Mapping[str, str]
+    sources: tuple[str, ...]
+    python: str
+    interpreter: Path
+    platform: str | None
+    seed: str = ""
+    upgrade: Upgrade = field(default_factory=Upgrade)
+    stand_in: bool = False
+    fall_back: bool = True
+    direct: frozenset[str] = frozenset()
+    unreachable: set[str] = field(default_factory=set)
+
+
+def sources_of(project: Project, overlay: Overlay, *, platform: str, stand_in: bool) -> tuple[Source, ...]:
+    """The sources of one backend in the order they are tried.
+
+    ``stand_in`` adds the default index at the end with the metadata of its own build: enough to resolve the
+    Application, never to install.
+    """
+    chosen = project.settings.per_backend.get(overlay.backend)
+    order = resolution.source_order(
+        overlay,
+        equal_default=_default_is_equal(project, overlay, platform=platform),
+        declared=chosen.sources if chosen else None,
+        indexes=project.indexes.named,
+    )
+    if stand_in and Source() not in order:
+        order = (*order, Source(equal=False))
+    if not order:
+        raise ProjectError(
+            f"nothing says where the foundation of {overlay.backend} comes from",
+            path="uv.toml",
+            hint=f'`mlenv init` adds the index "pytorch-{overlay.backend}" to uv.toml',
+        )
+    return order
+
+
+def _default_is_equal(project: Project, overlay: Overlay, *, platform: str) -> bool:
+    """Whether the default index's own torch *is* the backend's build, and so is the torchaudio beside it.
+
+    torchaudio is numbered like the torch it was built with: 2.11.0, its last release, is a CUDA 13.0 build there and
+    refuses to load beside a CUDA 13.2 torch.
+    """
+    versions = [
+        next(iter(root.specifier)).version
+        for root in overlay.roots()
+        if canonicalize_name(root.name) in ("torch", "torchaudio")
+    ]
+    builds = {project.catalogue.default_index_build(version, platform) for version in versions}
+    return builds == {overlay.backend}
+
+
+def resolve_backend(project: Project, uv: Uv, overlay: Overlay, question: Question, *, platform: str) -> Resolved:
+    """Resolve the foundation of one backend together with the question, from the first source that can serve it.
+
+    Raises ResolutionError, PackageIndexError or ProjectError; with several sources, the error of the first one.
+    """
+    order = sources_of(project, overlay, platform=platform, stand_in=question.stand_in)
+    first_error: MlenvError | None = None
+    notes: list[str] = []
+    for position, source in enumerate(order):
+        following = order[position + 1] if position + 1 < len(order) else None
+        host = _host(project, source)
+        try:
+            if following is not None and host is not None and not _answers(host, question, uv):
+                raise UnreachableError(f"{host} can't be reached")
+            resolved = _resolve_from(project, _impatient(uv) if following else uv, overlay, question, source)
+            return replace(resolved, notes=tuple(notes))
+        except (PackageIndexError, ResolutionError) as error:
+            if not _source_failed(error, overlay, _url(project, source)):
+                if first_error is None or source.equal:
+                    raise
+                raise _of_stand_in(error, first_error) from error
+            if isinstance(error, UnreachableError) and host is not None:
+                question.unreachable.add(host)
+            elif not question.fall_back:
+                raise
+            first_error = first_error or error
+            if following is not None:
+                notes.append(_fallback_note(overlay, source, following, error))
+    assert first_error is not None
+    raise _with_source_hint(first_error, overlay)
+
+
+def _of_stand_in(error: MlenvError, first: MlenvError) -> MlenvError:
+    """A conflict with the metadata of another build is told with the reason why that was asked."""
+    if not isinstance(error, ResolutionError):
+        return error
+    return ResolutionError(
+        f"{error.message}\n{first.message.splitlines()[0]}: the default index stood in", hint=error.hint
+    )
+
+
+def _host(project: Project, source: Source) -> str | None:
+    """The host of a named index, None for the default one."""
+    return urlsplit(project.indexes.named[source.index].url).hostname if source.named else None
+
+
+def _answers(host: str, question: Question, uv: Uv) -> bool:
+    """Whether it is worth asking a host that another source can stand in for."""
+    return host not in question.unreachable and (uv.offline or reach.has_address(host, env=uv.env))
+
+
+def _impatient(uv: Uv) -> Uv:
+    """Without retries and with little patience, unless the user says otherwise: another source is at hand."""
+    return replace(uv, env={"UV_HTTP_RETRIES": "0", "UV_HTTP_CONNECT_TIMEOUT": "2", **uv.env})
+
+
+def _url(project: Project, source: Source) -> str | None:
+    """The URL of a named index, None for the default one."""
+    return project.indexes.named[source.index].url if source.named else None
+
+
+def _source_failed(error: MlenvError, overlay: Overlay, url: str | None) -> bool:
+    """Whether the error is about where the foundation comes from, so that another source may do better."""
+    if isinstance(error, PackageIndexError):
+        if url is None and "answers 404 for every name" in error.message:
+            return True  # the default index, which has none of it
+        asked = _URL.search(error.message)
+        return asked is None or _serves_foundation(asked[0], overlay, url)
+    return any(
+        f"{root.name} was not found" in error.message
+        or f"there is no version of {root.name}=" in error.message
+        or f"of {root.name}{root.specifier}" in error.message
+        or f"{root.name}{root.specifier} has no wheels" in error.message
+        or re.search(rf"only {re.escape(root.name)}\b[^ ]* is available", error.message) is not None
+        for root in overlay.roots()
+    )
+
+
+def _serves_foundation(asked: str, overlay: Overlay, url: str | None) -> bool:
+    """Whether the address that failed is the source's, or on whatever host a page or a file of the foundation."""
+    if url is not None and asked.startswith(url.rstrip("/")):
+        return True
+    page_or_file = urlsplit(asked).path.rstrip("/").rpartition("/")[2]
+    name = canonicalize_name(page_or_file.split("-")[0] if ".whl" in page_or_file else page_or_file)
+    return name in resolution.TORCH_FAMILY | {canonicalize_name(root.name) for root in overlay.roots()}
+
+
+def _fallback_note(overlay: Overlay, source: Source, following: Source, error: MlenvError) -> str:
+    reason = error.message.splitlines()[0]
+    if not following.equal:
+        found = "resolved with the default index's metadata of the same release"
+    else:
+        found = f"the whole foundation comes from {following.index}"
+    return f"{overlay.backend}: {found}, as {source.index} can't serve it: {reason}"
+
+
+def _with_source_hint(error: MlenvError, overlay: Overlay) -> MlenvError:
+    if error.hint is not None and "without --offline" in error.hint:
+        return error  # whatever is missing, the network is what brings it
+    if "has no wheels with a matching" in error.message:
+        return ResolutionError(error.message, hint=f"change the Python, or the pins in {overlay.path}")
+    if overlay.backend == "cpu":
+        hint = "the default index has no CPU build for Linux; a CUDA backend also runs without a GPU: try --cuda13"
+    else:
+        name = f"PYTORCH_{overlay.backend.upper()}"
+        hint = f"check the index in uv.toml, or name a mirror: MLENV_INDEX_URL_{name}=<URL>"
+    return PackageIndexError(f"the foundation of {overlay.backend} can't be had: {error.message}", hint=hint)
+
+
+def _resolve_from(project: Project, uv: Uv, overlay: Overlay, question: Question, source: Source) -> Resolved:
+    roots = overlay.roots(project.settings.foundation.roots)
+    root_names = {canonicalize_name(root.name) for root in roots}
+    known = root_names | set(question.direct) | {pin.name for pin in lockfile.parse_pins(question.seed)}
+    bindings = {name: index for name in known if (index := _binding(project, source, name)) is not None}
+    for _ in range(_ROUNDS):
+        task = _compilation(project, overlay, question, source, bindings)
+        try:
+            pins = _own_annotations_removed(lockfile.parse_pins(uv_module.compile_(uv, task)))
+        except (ResolutionError, PackageIndexError) as error:
+            more = _unbound(error, lambda name: _binding(project, source, name), bindings)
+            if more:
+                bindings |= more
+                continue
+            if isinstance(error, PackageIndexError):
+                raise
+            raise _in_words(_of_local_project(error, project), overlay) from error
+        wanted = {p.name: i for p in pins if p.via or p.name in root_names if (i := _binding(project, source, p.name))}
+        needed = {name: index for name, index in wanted.items() if name in {p.name for p in pins}}
+        needed |= {name: i for name in root_names if (i := _binding(project, source, name))}
+        if needed == bindings:
+            return _resolved(project, uv, overlay, source, task, pins)
+        bindings = needed
+    raise ResolutionError(f"the index bindings of {overlay.backend} do not settle", hint="look at [tool.mlenv.index]")
+
+
+def _unbound(error: MlenvError, binding: Callable[[str], str | None], bindings: Mapping[str, str]) -> dict[str, str]:
+    """Names in uv's explanation that belong to an index of their own and were asked elsewhere, with that index."""
+    words = {canonicalize_name(word) for word in _NAME.findall(f"{error.message}\n{error.detail or ''}")}
+    missing = missing_name(error)
+    candidates = words | ({missing} if missing else set())
+    return {name: index for name in candidates - bindings.keys() if (index := binding(name)) is not None}
+
+
+def _binding(project: Project, source: Source, name: str) -> str | None:
+    """The named index that a package comes from, or None for the default one."""
+    own = index_module.bind(project.settings.index, name, project.indexes)
+    if own is not None:
+        return own
+    return source.index if source.named and name in resolution.TORCH_FAMILY else None
+
+
+def _compilation(
+    project: Project, overlay: Overlay, question: Question, source: Source, bindings: Mapping[str, str]
+) -> Compilation:
+    strip = not source.named
+    roots = [resolution.without_label(r) if strip else r for r in overlay.roots(project.settings.foundation.roots)]
+    bounds = [resolution.without_label(b) if strip else b for b in overlay.bounds]
+    generated = resolution.foundation_project(
+        roots, bindings=bindings, indexes=project.indexes.named, python=question.python
+    )
+    files = {
+        **question.files,
+        resolution.FOUNDATION_FILE: generated,
+        overlay.path: "".join(f"{bound}\n" for bound in bounds),
+    }
+    return Compilation(
+        files=files,
+        sources=(resolution.FOUNDATION_FILE, *question.sources),
+        constraints=(overlay.path,) if bounds else (),
+        config=index_module.to_uv_toml(project.indexes, names=set(bindings.values())),
+        python=question.python,
+        interpreter=question.interpreter,
+        platform=question.platform,
+        seed=question.seed,
+        upgrade=question.upgrade,
+        allowed_builds=_allowed_builds(project),
+    )
+
+
+def _allowed_builds(project: Project) -> tuple[str, ...]:
+    """The names in ``build``, and the folders of the local projects that are named there."""
+    named = tuple(canonicalize_name(name) for name in project.settings.build)
+    local = tuple(str(p.path.resolve()) for p in project.requirements.local_projects if _build_name(p) in named)
+    return named + local
+
+
+def _build_name(local: LocalProject) -> str:
+    """What a local project is called in ``build``: its name, its folder's where only its build knows the name."""
+    return local.name or canonicalize_name(local.path.resolve().name)
+
+
+def _of_local_project(error: ResolutionError, project: Project) -> ResolutionError:
+    """The same error; where the build of a local project was refused, with its folder and name for the path."""
+    for local in project.requirements.local_projects:
+        if error.message.startswith(f"{local.path.resolve()} "):
+            return ResolutionError(
+                f"./{local.relative} does not say statically what it requires: "
+                "its build code would have to run at lock time",
+                hint=f'if you trust it, name it: [tool.mlenv] build = ["{_build_name(local)}"]; '
+                "or write its dependencies into [project] of its pyproject.toml",
+            )
+    return error
+
+
+def _own_annotations_removed(pins: Sequence[Pin]) -> tuple[Pin, ...]:
+    return tuple(
+        replace(pin, via=tuple(v for v in pin.via if not v.startswith(f"{GENERATED_PROJECT} "))) for pin in pins
+    )
+
+
+def _resolved(
+    project: Project,
+    uv: Uv,
+    overlay: Overlay,
+    source: Source,
+    task: Compilation,
+    pins: Sequence[Pin],
+) -> Resolved:
+    roots = {canonicalize_name(root.name) for root in overlay.roots(project.settings.foundation.roots)}
+    resolution.require_pinned_roots(overlay, pins, roots=roots)
+    foundation, application = resolution.split_layers(pins, names=project.names, roots=roots)
+    exact = "".join(f"{pin.name}=={pin.version}\n" for pin in pins if pin.version)
+    again = replace(
+        task,
+        files={**task.files, resolution.PINS_FILE: exact},
+        constraints=(*task.constraints, resolution.PINS_FILE),
+        seed="",
+        upgrade=Upgrade(),
+        output="pylock.toml",
+    )
+    text = _offline_first(uv, again)
+    packages = tomllib.loads(text).get("packages", [])
+    return Resolved(
+        backend=overlay.backend,
+        source=source,
+        foundation=tuple(foundation),
+        application=tuple(application),
+        files={canonicalize_name(package["name"]): package for package in packages},
+    )
+
+
+def _offline_first(uv: Uv, task: Compilation) -> str:
+    """Exact pins whose metadata was just read need no network; where the cache lacks something, ask again."""
+    try:
+        return uv_module.compile_(replace(uv, offline=True), task)
+    except MlenvError:
+        if uv.offline:
+            raise
+        return uv_module.compile_(uv, task)
+
+
+def _in_words(error: ResolutionError, overlay: Overlay) -> ResolutionError:
+    """The same error, with the overlay's own pins named as such."""
+    message = error.message
+    for root in overlay.roots():
+        for pin in {str(root), str(resolution.without_label(root))}:
+            message = message.replace(f"this project requires {pin}", f"{overlay.path} pins {pin}")
+            message = message.replace(f" and {pin}.", f", and {overlay.path} pins {pin}.")
+    return ResolutionError(f"{overlay.backend}: {message}", hint=error.hint)
+
+
+def agree(
+    overlays: Sequence[Overlay],
+    *,
+    lead: Callable[[Overlay, str, Upgrade | None], Resolved],
+    follow: Callable[[Overlay, str], Resolved],
+    objection: Callable[[Overlay, str], str | None],
+    seed: str,
+    upgrade: Upgrade,
+) -> dict[str, Resolved]:
+    """One set of Application pins that every overlay's own resolution arrives at.
+
+    Each overlay is resolved with the pins found so far preferred, the oldest torch first (``lead``), the others side by
+    side (``follow``), until all agree; so the pins of the result are exactly those of a full resolution for every
+    backend. Raises ResolutionError that names a package on which they can't agree, and each side's ``objection`` to the
+    other's pin.
+    """
+    order = sorted(overlays, key=_torch_age)
+    found: dict[str, Resolved] = {}
+    for turn in range(len(order) + 1):
+        first = order[turn % len(order)]
+        found[first.backend] = lead(first, seed, upgrade if turn == 0 else None)
+        pinned = preferences(found[first.backend].application, "")
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            answers = pool.map(partial(_swap(follow), pinned), [other for other in order if other is not first])
+            try:
+                found |= {answer.backend: answer for answer in answers}
+            except BaseException as error:
+                if not isinstance(error, Exception):  # interrupted: nobody waits for the others any more
+                    process.stop()
+                raise
+        if not disagreements(found):
+            return found
+        seed = preferences([pin for answer in found.values() for pin in answer.application], "")
+    raise _clash(order, disagreements(found), objection)
+
+
+def _clash(
+    overlays: Sequence[Overlay],
+    differing: Mapping[str, Mapping[str, str]],
+    objection: Callable[[Overlay, str], str | None],
+) -> ResolutionError:
+    """The first package on which two backends differ for a reason, with both reasons."""
+    told, hint = "", ""
+    for name, versions in differing.items():
+        first = next(iter(versions))
+        second = next(backend for backend in versions if versions[backend] != versions[first])
+        pair = {backend: _requirement(name, versions[backend]) for backend in (first, second)}
+        reasons = [
+            objection(overlay, pair[second if overlay.backend == first else first])
+            for overlay in overlays
+            if overlay.backend in pair
+        ]
+        sides = ", ".join(f"{backend} takes {version}" for backend, version in sorted(versions.items()))
+        told = f"no single set of pins was found for every backend: of {name}, {sides}"
+        hint = f'leave one out of the proof: [tool.mlenv] unproven = ["{first}"]; or move its torch in constraints/'
+        if all(reasons):
+            return ResolutionError("\n".join([told, *(reason for reason in reasons if reason)]), hint=hint)
+    return ResolutionError(told, hint=f"pin it in requirements.in to a version that fits all; or {hint}")
+
+
+def _requirement(name: str, version: str) -> str:
+    return f"{name} @ {version}" if "://" in version else f"{name}=={version}"
+
+
+def _swap(function: Callable[[Overlay, str], Resolved]) -> Callable[[str, Overlay], Resolved]:
+    return lambda seed, overlay: function(overlay, seed)
+
+
+def preferences(pins: Sequence[Pin], seed: str) -> str:
+    """Pins as text that uv prefers; of two for one name the older release. Hashes come from ``seed`` where they fit."""
+    old = {pin.name: pin for pin in lockfile.parse_pins(seed)}
+    chosen: dict[str, Pin] = {}
+    for pin in pins:
+        before = chosen.get(pin.name)
+        if before is None or _is_older(pin, before):
+            chosen[pin.name] = pin
+    merged = {**{name: pin for name, pin in old.items() if name not in chosen}, **chosen}
+    return lockfile.render_pins(replace(pin, via=(), marker=None) for pin in merged.values())
+
+
+def disagreements(found: Mapping[str, Resolved]) -> dict[str, dict[str, str]]:
+    """name → backend → version, for each Application package that two backends resolved differently."""
+    seen: dict[str, dict[str, str]] = {}
+    for backend, answer in found.items():
+        for pin in answer.application:
+            seen.setdefault(pin.name, {})[backend] = pin.version or pin.url or ""
+    return {name: versions for name, versions in sorted(seen.items()) if len(set(versions.values())) > 1}
+
+
+def _torch_age(overlay: Overlay) -> tuple[object, str]:
+    from packaging.version import Version
+
+    return (Version(overlay.torch_version or "0"), overlay.backend)
+
+
+def _is_older(pin: Pin, other: Pin) -> bool:
+    from packaging.version import Version
+
+    return bool(pin.version and other.version and Version(pin.version) < Version(other.version))

@@ -1,0 +1,1 @@
+"""The effects: processes, uv, the machine, environments on disk."""

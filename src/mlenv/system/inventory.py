@@ -1,0 +1,282 @@
+"""What is installed in an environment: its packages, their RECORDs and the files that are really there."""
+
+from __future__ import annotations
+
+import csv
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+# Without it the environment's Python is the base interpreter (FACTS, reliability 4).
+_CONFIG = "pyvenv.cfg"
+_HEADER = re.compile(r"^(Name|Version|Requires-Dist|Provides-Extra): (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """One row of a RECORD: the path relative to the environment, the hash (``sha256=...``) and the size it names."""
+
+    path: str
+    hash: str
+    size: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """One installed package. ``fault`` says why its RECORD can't be right, None where it can."""
+
+    name: str
+    version: str
+    dist_info: str
+    rows: tuple[Recorded, ...]
+    fault: str | None
+    requires: tuple[str, ...]
+    local: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inventory:
+    """Everything the gate looks at. ``files`` maps a path relative to the environment to its size in bytes."""
+
+    root: Path
+    site: str
+    packages: tuple[Package, ...]
+    files: Mapping[str, int]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """name → version."""
+        return {package.name: package.version for package in self.packages}
+
+
+def site_packages(environment: Path) -> Path:
+    """The environment's purelib folder. Raises FileNotFoundError where there is none."""
+    if (windows := environment / "Lib" / "site-packages").is_dir() and os.name == "nt":
+        return windows
+    for path in sorted((environment / "lib").glob("python3*/site-packages")):
+        return path
+    raise FileNotFoundError(environment / "lib")
+
+
+def read(environment: Path) -> Inventory:
+    """Read the whole environment: every RECORD, and the size of every file."""
+    root = environment.resolve()
+    site = site_packages(root)
+    prefix = site.relative_to(root).as_posix()
+    packages = tuple(_package(path, prefix) for path in _dist_infos(site))
+    return Inventory(root=root, site=prefix, packages=packages, files=dict(_walk(root)))
+
+
+def snapshot(environment: Path) -> dict[str, list[object]]:
+    """What is cheap to compare: per package its RECORD's size and time, and the names in site-packages.
+
+    name → [version, bytes, mtime in ns]; the key ``""`` holds the sorted names, ``pyvenv.cfg`` that file's size and
+    time. Milliseconds for 80 packages.
+    """
+    site = site_packages(environment.resolve())
+    found: dict[str, list[object]] = {}
+    entries = sorted(entry.name for entry in os.scandir(site) if entry.name != "__pycache__")
+    for name in entries:
+        if not name.endswith(".dist-info"):
+            continue
+        title, _, version = name.removesuffix(".dist-info").partition("-")
+        try:
+            status = (site / name / "RECORD").stat()
+            found[_canonical(title)] = [version, status.st_size, status.st_mtime_ns]
+        except OSError:
+            found[_canonical(title)] = [version, -1, 0]
+    found[""] = [*entries, *_scripts(environment.resolve())]
+    found[_CONFIG] = _stamp(environment.resolve() / _CONFIG)
+    return found
+
+
+def _scripts(root: Path) -> list[str]:
+    """The environment's commands, as ``bin/name``; a dangling link is none."""
+    folder = root / ("Scripts" if (root / "Scripts").is_dir() else "bin")
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+    except OSError:
+        return []
+    return [f"{folder.name}/{name}" for name in names]
+
+
+def _stamp(path: Path) -> list[object]:
+    """Bytes and mtime of a regular file; nothing where it is none."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns] if stat.S_ISREG(status.st_mode) else []
+
+
+def drifted(before: Mapping[str, list[object]], now: Mapping[str, list[object]]) -> tuple[str, ...]:
+    """What changed between two snapshots, one sentence each."""
+    told = []
+    if _CONFIG in before and before[_CONFIG] != now.get(_CONFIG):
+        told.append(f"{_CONFIG} was {'changed' if now.get(_CONFIG) else 'deleted'}")
+    for name in sorted({*before, *now} - {"", _CONFIG}):
+        then, here = before.get(name), now.get(name)
+        if then == here:
+            continue
+        if then is None:
+            told.append(f"{name} {here[0] if here else ''} was installed")
+        elif here is None:
+            told.append(f"{name} {then[0]} was removed")
+        elif then[0] != here[0]:
+            told.append(f"{name} {then[0]} was replaced by {here[0]}")
+        else:
+            told.append(f"{name} {then[0]} was installed again or damaged")
+    gone = {*map(str, before.get("", []))} - {*map(str, now.get("", []))}
+    told += [f"{_place(name)} was deleted" for name in sorted(gone) if not name.endswith(".dist-info")]
+    new = {*map(str, now.get("", []))} - {*map(str, before.get("", []))}
+    if not told:
+        told += [f"{_place(name)} appeared" for name in sorted(new)]
+    return tuple(told)
+
+
+def _place(name: str) -> str:
+    return name if "/" in name else f"site-packages/{name}"
+
+
+def edited(inventory: Inventory, *, since: float) -> tuple[str, ...]:
+    """The recorded files that were written after ``since`` (seconds since the epoch) and differ from their SHA-256.
+
+    A linked file keeps the time of uv's cache, so only what somebody wrote since then has to be read.
+    """
+    found = []
+    for path, held in owners(inventory.packages).items():
+        hashes = {row.hash for _, row in held if row.hash.startswith("sha256=")}
+        if not hashes or path not in inventory.files:
+            continue
+        try:
+            status = (inventory.root / path).stat()
+            if max(status.st_mtime, status.st_ctime if status.st_nlink == 1 else 0) <= since:
+                continue
+            if _record_hash(inventory.root / path) not in hashes:
+                found.append(path)
+        except OSError:
+            continue
+    return tuple(found)
+
+
+def _record_hash(path: Path) -> str:
+    """``sha256=`` and the digest in URL-safe base64 without padding, as RECORD has it."""
+    import base64
+    import hashlib
+
+    with path.open("rb") as file:
+        raw = hashlib.file_digest(file, "sha256").digest()
+    return "sha256=" + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _dist_infos(site: Path) -> list[Path]:
+    return sorted(
+        Path(entry.path) for entry in os.scandir(site) if entry.name.endswith(".dist-info") and entry.is_dir()
+    )
+
+
+def _package(path: Path, prefix: str) -> Package:
+    name, _, version = path.name.removesuffix(".dist-info").partition("-")
+    requires: list[str] = []
+    for key, value in _headers(path / "METADATA"):
+        if key == "Requires-Dist":
+            requires.append(value)
+        elif key == "Version":
+            version = value
+        elif key == "Name":
+            name = value
+    rows, fault = _record(path / "RECORD", prefix)
+    return Package(
+        name=_canonical(name),
+        version=version,
+        dist_info=f"{prefix}/{path.name}",
+        rows=rows,
+        fault=fault,
+        requires=tuple(requires),
+        local=(path / "direct_url.json").exists() and '"dir_info"' in _text(path / "direct_url.json"),
+    )
+
+
+def _headers(path: Path) -> Iterator[tuple[str, str]]:
+    head = _text(path).replace("\r\n", "\n").partition("\n\n")[0]
+    return ((match[1], match[2].strip()) for match in _HEADER.finditer(head))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _record(path: Path, prefix: str) -> tuple[tuple[Recorded, ...], str | None]:
+    """A finished RECORD has three fields a row, names INSTALLER and ends with a newline (FACTS, reliability 3)."""
+    text = _text(path)
+    if not text:
+        return (), "its RECORD is missing or empty"
+    rows = list(csv.reader(text.splitlines()))
+    if not text.endswith("\n") or any(len(row) != 3 for row in rows if row):
+        return (), "its RECORD is torn"
+    recorded = tuple(
+        Recorded(path=_normal(row[0], prefix), hash=row[1], size=int(row[2]) if row[2].isdigit() else None)
+        for row in rows
+        if row
+    )
+    if not any(row[0].endswith(".dist-info/INSTALLER") for row in rows if row):
+        return recorded, "its installation was not finished"
+    return recorded, None
+
+
+def _normal(path: str, prefix: str) -> str:
+    """The path relative to the environment; an absolute or escaping one is kept as it is."""
+    path = path.replace("\\", "/")  # as some tools write it on Windows
+    if ".." not in path and not path.startswith("/") and ":" not in path:
+        return f"{prefix}/{path}"
+    if path.startswith("/") or path[1:3] == ":/":
+        return path
+    return posixpath.normpath(f"{prefix}/{path}")
+
+
+def _walk(root: Path) -> Iterator[tuple[str, int]]:
+    stack = [""]
+    while stack:
+        folder = stack.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    stack.append(name)
+                else:
+                    yield name, _size(entry)
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:  # a dangling link
+        return -1
+
+
+def import_names(package: Package, site: str) -> tuple[str, ...]:
+    """What a package is imported as: its own name where it has that folder, else every top-level package it brings."""
+    parts = [row.path.removeprefix(f"{site}/").split("/") for row in package.rows if row.path.startswith(f"{site}/")]
+    folders = {part[0] for part in parts if len(part) == 2 and part[1] == "__init__.py" and part[0].isidentifier()}
+    own = package.name.replace("-", "_")
+    return (own,) if own in folders else tuple(sorted(folders))
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def owners(packages: Iterable[Package]) -> dict[str, list[tuple[Package, Recorded]]]:
+    """path → the packages whose RECORD names it, with their rows."""
+    found: dict[str, list[tuple[Package, Recorded]]] = {}
+    for package in packages:
+        for row in package.rows:
+            found.setdefault(row.path, []).append((package, row))
+    return found

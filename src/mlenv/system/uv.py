@@ -1,0 +1,404 @@
+"""The only place that knows uv's options, its environment variables and the shape of its messages.
+
+Every call gets an explicit configuration file, an allow-list of environment variables and an absolute interpreter:
+nothing that a shell or a home folder holds can change a result (docs/adr/0003, FACTS "Reliability and trust" 5).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from mlenv.errors import EnvironmentBuildError, FaultError, MlenvError, PackageIndexError, ProjectError, ResolutionError
+from mlenv.system import process
+from mlenv.system.uv_messages import GENERATED_PROJECT, answered, empty_page, explain, mask, missing_name
+
+# What a user sets to reach the network, and what a process needs to live.
+_FORWARDED = frozenset(
+    """
+    PATH HOME USER LOGNAME TMPDIR TEMP TMP LANG LANGUAGE TERM NETRC LD_LIBRARY_PATH DYLD_LIBRARY_PATH
+    SYSTEMROOT SYSTEMDRIVE WINDIR COMSPEC PATHEXT APPDATA LOCALAPPDATA USERPROFILE PROGRAMDATA
+    XDG_CACHE_HOME XDG_DATA_HOME XDG_CONFIG_HOME XDG_RUNTIME_DIR DBUS_SESSION_BUS_ADDRESS
+    HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY SSL_CERT_FILE SSL_CERT_DIR SSL_CLIENT_CERT
+    UV_CACHE_DIR UV_LINK_MODE UV_HTTP_TIMEOUT UV_REQUEST_TIMEOUT UV_HTTP_CONNECT_TIMEOUT UV_HTTP_RETRIES
+    UV_CONCURRENT_DOWNLOADS UV_CONCURRENT_BUILDS UV_CONCURRENT_INSTALLS
+    UV_NATIVE_TLS UV_SYSTEM_CERTS UV_INSECURE_HOST UV_KEYRING_PROVIDER UV_PYTHON_INSTALL_DIR UV_CREDENTIALS_DIR
+    """.split()  # noqa: SIM905 - a page of quotes says less
+)
+_FORWARDED_PATTERN = re.compile(r"LC_[A-Z]+|UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)")
+# Read by mlenv itself and handed to uv in another form.
+_HANDLED = frozenset({"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_OFFLINE", "UV_PYTHON_DOWNLOADS"})
+# What compilers read, for the packages that the settings name in `build` and for local projects.
+_COMPILER = re.compile(r"CC|CXX|CPP|AR|LD|CFLAGS|CXXFLAGS|CPPFLAGS|LDFLAGS|CMAKE_[A-Z_]+|MAX_JOBS|CUDA_HOME|CUDA_PATH")
+
+# In the private folder uv runs in, where no file of the project can be.
+_OWN = ".mlenv-in"
+_GENERATED = f"{_OWN}/pyproject.toml"
+_PROBES = 3
+_ERROR = b"error: "
+Format = Literal["requirements.txt", "pylock.toml"]
+# Linux: glibc 2.35 (Ubuntu 22.04). uv's plain "linux" means 2.28, for which vllm, for one, has no wheel.
+UV_PLATFORMS = {
+    "linux-x86_64": "x86_64-manylinux_2_35",
+    "linux-aarch64": "aarch64-manylinux_2_35",
+    "windows-x86_64": "x86_64-pc-windows-msvc",
+    "macos-arm64": "aarch64-apple-darwin",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uv:
+    """How uv is to be started: its path, the variables it gets, whether the network may be used."""
+
+    binary: Path
+    env: Mapping[str, str]
+    offline: bool = False
+    echo: Callable[[bytes], None] | None = None
+    terminal: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upgrade:
+    """Which existing pins may move: all of them, or the named ones (``name`` or ``name==version``)."""
+
+    everything: bool = False
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compilation:
+    """One resolution: the files uv reads (path → text, inside a private folder), and what it is for.
+
+    ``python`` is a version ("3.11"), ``platform`` one of mlenv's platforms, or None for the machine's own.
+    ``seed`` is an earlier output whose pins are preferred. ``allowed_builds`` are names and folders whose build code
+    may run. ``config`` is the text of uv's configuration file.
+    """
+
+    files: Mapping[str, str]
+    sources: tuple[str, ...]
+    constraints: tuple[str, ...] = ()
+    config: str = ""
+    python: str
+    interpreter: Path
+    platform: str | None
+    seed: str = ""
+    upgrade: Upgrade = Upgrade()
+    output: Format = "requirements.txt"
+    allowed_builds: tuple[str, ...] = ()
+
+
+def find(environ: Mapping[str, str], *, offline: bool = False, echo: Callable[[bytes], None] | None = None) -> Uv:
+    """The uv that mlenv was installed with. Raises FaultError where it is missing."""
+    try:
+        import uv
+
+        binary = Path(uv.find_uv_bin())
+    except (ImportError, FileNotFoundError) as error:
+        raise _no_uv(str(error)) from error
+    switched_off = environ.get("UV_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    return Uv(binary=binary, env=forwarded(environ), offline=offline or switched_off, echo=echo)
+
+
+def _no_uv(reason: str) -> FaultError:
+    return FaultError(
+        f"uv, which mlenv was installed with, can't be started: {reason}", hint="reinstall mlenv, and uv with it"
+    )
+
+
+def forwarded(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables uv is given: an allow-list, so that none can quietly change a result."""
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if name.upper() in _FORWARDED or _FORWARDED_PATTERN.fullmatch(name) or _COMPILER.fullmatch(name)
+    }
+    downloads = environ.get("UV_PYTHON_DOWNLOADS", "never")
+    return kept | {"UV_PYTHON_DOWNLOADS": downloads, "UV_NO_PROGRESS": "0", "UV_NO_WRAP": "1"}
+
+
+def dropped(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The UV_* and PIP_* variables that are set and kept from uv, sorted."""
+    ours = forwarded(environ)
+    return tuple(sorted(n for n in environ if n.startswith(("UV_", "PIP_")) and n not in ours and n not in _HANDLED))
+
+
+def compile_(uv: Uv, task: Compilation) -> str:
+    """Resolve, and return the text of uv's output file. Raises what ``uv_messages.explain`` makes of a failure."""
+    with _folder(task) as folder:
+        output = folder / _OWN / ("pylock.toml" if task.output == "pylock.toml" else "output.txt")
+        if task.seed:
+            output.write_text(task.seed, encoding="utf-8")
+        argv = _compile_argv(uv, task, output)
+        env = {**uv.env, "PYTHONPATH": str(folder / _OWN / "guard"), "MLENV_BUILD_ALLOWED": _json(task.allowed_builds)}
+        done = _run(argv, env=env, cwd=folder)
+        if done.code != 0:
+            read = {path: task.files.get(path, "") for path in (*task.sources, *task.constraints)}
+            error = explain(done.err, code=done.code, folder=str(folder), files=read)
+            raise _located(task, _second_opinion(replace(uv, env=env), task, folder, error) or error)
+        return output.read_text(encoding="utf-8")
+
+
+def _run(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str],
+    cwd: Path | None = None,
+    echo: Callable[[bytes], None] | None = None,
+    terminal: bool = False,
+) -> process.Completed:
+    """uv's own end. Raises FaultError where uv can't be started."""
+    try:
+        return process.run(argv, env=env, cwd=cwd, echo=echo, terminal=terminal)
+    except OSError as error:
+        raise _no_uv(f"{error.strerror}: {argv[0]}") from error
+
+
+def _second_opinion(uv: Uv, task: Compilation, folder: Path, error: MlenvError) -> MlenvError | None:
+    """What the index really said of a name or a release that uv reports as not there; None where that is so.
+
+    uv tells 401, 403 and a log-in page of an explicit index as "not found". And where up to three other names that must
+    come from the same index are missing too, its URL is wrong; for a direct requirement of the default index ``pip`` is
+    one of them, as every mirror has it.
+    """
+    name = missing_name(error, releases=True) if isinstance(error, ResolutionError) and not uv.offline else None
+    if name is None:
+        return None
+    answer = _ask(uv, task, folder, name)
+    if not isinstance(answer, ResolutionError) or missing_name(answer) != name:
+        return answer if isinstance(answer, PackageIndexError) else None
+    bound, direct = _direct(task)
+    others = [other for other in direct if other != name and bound.get(other) == bound.get(name)][:_PROBES]
+    others += ["pip"] if name in direct and name not in bound else []
+    for other in others:
+        answer = _ask(uv, task, folder, other)
+        if answer is None or missing_name(answer) != other:
+            return None
+    return _wrong_url(_index_url(task, bound.get(name)), [name, *others]) if others else None
+
+
+def _located(task: Compilation, error: MlenvError) -> MlenvError:
+    """The error, with the page's address where uv names only the package."""
+    name = empty_page(error)
+    url = _index_url(task, _direct(task)[0].get(name)) if name else ""
+    if name and "://" in url:
+        error.message = error.message.replace("the index answered for", f"{url.rstrip('/')}/{name}/ answered for", 1)
+    return error
+
+
+def _wrong_url(url: str, names: Sequence[str]) -> MlenvError:
+    return PackageIndexError(
+        f"{url} answers 404 for every name: {', '.join(names)}",
+        hint="is it the right URL? That of an index ends in /simple, as a rule; if it is, check the names' spelling",
+    )
+
+
+def _direct(task: Compilation) -> tuple[Mapping[str, str], list[str]]:
+    """(name → index, for the names that are bound to one; every direct requirement's name)."""
+    import tomllib
+
+    sources = _generated(task).get("tool", {}).get("uv", {}).get("sources", {})
+    projects = [tomllib.loads(text) for path, text in task.files.items() if path.endswith("pyproject.toml")]
+    lines = [line for project in projects for line in project.get("project", {}).get("dependencies", [])]
+    listed = [path for path in task.sources if not path.endswith("pyproject.toml")]
+    lines += [line for path in listed for line in task.files.get(path, "").splitlines()]
+    named = (match[1] for line in lines if (match := re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", line)))
+    names = (re.sub(r"[-_.]+", "-", name).lower() for name in named)
+    return {name: source["index"] for name, source in sources.items()}, list(dict.fromkeys(names))
+
+
+def _generated(task: Compilation) -> dict[str, Any]:
+    import tomllib
+
+    return tomllib.loads(task.files.get(_GENERATED, ""))
+
+
+def _index_url(task: Compilation, name: str | None) -> str:
+    """Where a name is looked for; ``name`` is that of an index, None for the default one."""
+    import tomllib
+
+    named = _generated(task).get("tool", {}).get("uv", {}).get("index", [])
+    tables = [t for t in named if t.get("name") == name] if name else tomllib.loads(task.config).get("index", [])
+    return mask(str(tables[0]["url"])) if tables else "the default index"
+
+
+def _ask(uv: Uv, task: Compilation, folder: Path, name: str) -> MlenvError | None:
+    """What is wrong with one name, asked for alone; None where its index serves it."""
+    import tomlkit
+
+    document = _generated(task)
+    document.setdefault("project", {}).update({"name": GENERATED_PROJECT, "version": "0", "dependencies": [name]})
+    (folder / _OWN / "probe").mkdir(exist_ok=True)
+    (folder / _OWN / "probe" / "pyproject.toml").write_text(tomlkit.dumps(document), encoding="utf-8")
+    argv: list[str | Path] = [uv.binary, "pip", "compile", f"{_OWN}/probe/pyproject.toml", "--no-deps", "--verbose"]
+    argv += ["--config-file", f"{_OWN}/uv.toml", "--python", task.interpreter, "--color", "never"]
+    done = _run(argv, env=uv.env, cwd=folder)
+    if done.code == 0:
+        return None
+    if refused := re.search(r"because of status code failure: (\d+ [A-Za-z ]+)", done.err):
+        return answered(_index_url(task, _direct(task)[0].get(name)), refused[1])
+    told = [line for line in done.err.splitlines() if not line.startswith(("DEBUG ", "TRACE ", "INFO "))]
+    return explain("\n".join(told), code=done.code)
+
+
+def _compile_argv(uv: Uv, task: Compilation, output: Path) -> list[str | Path]:
+    argv: list[str | Path] = [uv.binary, "pip", "compile", *task.sources, "--output-file", output]
+    argv += ["--config-file", f"{_OWN}/uv.toml", "--python", task.interpreter, "--python-version", task.python]
+    argv += ["--format", task.output, "--no-header", "--quiet", "--color", "never", "--index-strategy", "first-index"]
+    argv += [word for constraint in task.constraints for word in ("--constraints", constraint)]
+    if task.platform is not None:
+        argv += ["--python-platform", UV_PLATFORMS[task.platform]]
+    if task.output == "requirements.txt":
+        argv += ["--generate-hashes", "--no-strip-extras", "--annotation-style", "split", "--emit-index-annotation"]
+    if task.upgrade.everything:
+        argv += ["--upgrade"]
+    argv += [word for package in task.upgrade.packages for word in ("--upgrade-package", package)]
+    return argv + (["--offline"] if uv.offline else [])
+
+
+@contextmanager
+def _folder(task: Compilation) -> Iterator[Path]:
+    """A private folder that holds what uv reads and nothing else."""
+    with tempfile.TemporaryDirectory(prefix="mlenv-") as name:
+        folder = Path(name).resolve()
+        for path, text in {**task.files, f"{_OWN}/uv.toml": task.config}.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+        guard = folder / _OWN / "guard"
+        guard.mkdir()
+        (guard / "sitecustomize.py").write_bytes(resources.files("mlenv.data").joinpath("build_guard.py").read_bytes())
+        yield folder
+
+
+def find_python(uv: Uv, request: str) -> Path:
+    """The absolute path of an interpreter: ``request`` is a version ("3.11") or a path.
+
+    The Python that runs mlenv is taken where it has the version asked for, as that starts no process.
+    Raises ProjectError where there is none.
+    """
+    if os.sep in request or request.startswith("."):
+        path = Path(request).absolute()
+        if not path.is_file():
+            raise ProjectError(f"there is no Python at {request}", hint="name a version (3.11) or another path")
+        return path
+    own = tuple(str(number) for number in sys.version_info[:3])
+    if tuple(request.split(".")) == own[: len(request.split("."))]:
+        return base_interpreter()
+    argv: list[str | Path] = [uv.binary, "python", "find", "--no-project", "--system", "--no-config", request]
+    done = _run(argv, env=uv.env)
+    if done.code != 0:
+        raise ProjectError(
+            f"Python {request} is not on this machine",
+            hint="install it, name another with --python, or let uv fetch it: "
+            f"UV_PYTHON_DOWNLOADS=automatic mlenv sync --python {request}",
+        )
+    return Path(done.out.strip())
+
+
+def python_version(uv: Uv, interpreter: Path) -> str:
+    """``3.11.7``, as the interpreter itself says. Raises ProjectError where it doesn't start."""
+    script = "import platform; print(platform.python_version())"
+    try:
+        done = process.run([interpreter, "-I", "-c", script], env=uv.env)
+    except OSError:
+        done = None
+    if done is None or done.code != 0:
+        raise ProjectError(f"{interpreter} does not start as a Python", hint="name a version (3.11) or another path")
+    return done.out.strip()
+
+
+def base_interpreter() -> Path:
+    """The interpreter below any virtual environment that mlenv itself runs in."""
+    base = Path(getattr(sys, "_base_executable", None) or sys.executable)
+    return base if base.is_file() else Path(sys.executable)
+
+
+def make_environment(uv: Uv, *, target: Path, python: Path, prompt: str) -> None:
+    """An empty virtual environment at ``target``, which must not exist. Raises EnvironmentBuildError."""
+    argv: list[str | Path] = [
+        uv.binary,
+        "venv",
+        "--no-project",
+        "--no-config",
+        "--offline",
+        "--quiet",
+        "--python",
+        python,
+    ]
+    done = _run([*argv, "--prompt", prompt, target], env=uv.env)
+    if done.code != 0:
+        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+
+
+def install_plan(uv: Uv, *, plan: Path, python: Path, config: Path) -> None:
+    """Make the environment of ``python`` be exactly what ``plan`` (pylock.toml) lists, each file checked by hash.
+
+    The cache is tried first: an index that sends no cache headers would otherwise have every file fetched again.
+    Raises IntegrityError, PackageIndexError or EnvironmentBuildError.
+    """
+    argv: list[str | Path] = [uv.binary, "pip", "sync", plan, "--python", python, "--config-file", config]
+    argv += ["--require-hashes", "--strict", "--preview-features", "pylock", "--color", "never"]
+    cached = _run([*argv, "--offline"], env=uv.env)
+    if cached.code == 0:
+        return
+    if uv.offline:
+        raise explain(cached.err, code=cached.code, default=EnvironmentBuildError)
+    done = _run(argv, env=uv.env, echo=_until_error(uv.echo), terminal=uv.terminal)
+    if done.code != 0:
+        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+
+
+# uv lists every package it installed, which in a new environment is all of them.
+_PACKAGE_LINE = re.compile(
+    rb"(?m)^(?:\x1b\[[0-9;]*m|\s)*[+~-] ?(?:\x1b\[[0-9;]*m| )*[A-Za-z0-9._-]+(?:\x1b\[[0-9;]*m)*==[^\n]*\r?\n"
+)
+
+
+def _until_error(echo: Callable[[bytes], None] | None) -> Callable[[bytes], None] | None:
+    """Progress goes through as it comes; an error is told once, in mlenv's words."""
+    if echo is None:
+        return None
+    held, failed = b"", False
+
+    def filtered(block: bytes) -> None:
+        nonlocal held, failed
+        head, found, _ = (held + block).partition(_ERROR)
+        # uv writes "error" and ": " apart: what may be the beginning of it waits for the rest.
+        waiting = 0 if found else next(n for n in range(len(_ERROR), -1, -1) if head.endswith(_ERROR[:n]))
+        shown, held = head[: len(head) - waiting], head[len(head) - waiting :]
+        if shown and not failed:
+            echo(_PACKAGE_LINE.sub(b"", shown))
+        failed = failed or bool(found)
+
+    return filtered
+
+
+def install_local(uv: Uv, *, requirements: Sequence[str], python: Path, config: Path) -> None:
+    """Install local projects (``-e PATH`` or a path, extras allowed) without their dependencies."""
+    argv: list[str | Path] = [uv.binary, "pip", "install", "--no-deps", "--python", python, "--config-file", config]
+    argv += [
+        word for line in requirements for word in (("--editable", line[3:]) if line.startswith("-e ") else (line,))
+    ]
+    done = _run([*argv, "--quiet", *(["--offline"] if uv.offline else [])], env=uv.env, echo=_until_error(uv.echo))
+    if done.code != 0:
+        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+
+
+def _json(values: Sequence[str]) -> str:
+    import json
+
+    return json.dumps(sorted(values))
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder that mlenv made, read-only files included."""
+    shutil.rmtree(path, ignore_errors=True)

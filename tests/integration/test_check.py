@@ -1,0 +1,151 @@
+"""``mlenv check``: what drifted, was damaged, truncated, removed or replaced, by name."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.index import LoopbackIndex
+from support.interpreter import ProjectFactory, RunProgram
+from support.wheels import Package
+from support.world import World, make_world
+
+
+@pytest.fixture
+def world(index: LoopbackIndex, project: ProjectFactory, run_mlenv: RunProgram) -> World:
+    made = make_world(index, project, run_mlenv)
+    made.sync()
+    return made
+
+
+def _rewrite(path: Path, text: str) -> None:
+    """As an editor does it: the file in uv's cache is another one."""
+    path.unlink()
+    path.write_text(text)
+
+
+def _truncated(site: Path) -> None:
+    _rewrite(site / "sympy" / "__init__.py", "")
+
+
+def _file_removed(site: Path) -> None:
+    (site / "torch" / "version.py").unlink()
+
+
+def _folder_removed(site: Path) -> None:
+    shutil.rmtree(site / "mpmath")
+
+
+def _script_removed(site: Path) -> None:
+    (site.parents[2] / "bin" / "demo").unlink()
+
+
+def _replaced(site: Path) -> None:
+    old = site / "filelock-3.20.0.dist-info"
+    metadata = (old / "METADATA").read_text().replace("Version: 3.20.0", "Version: 3.21.0")
+    _rewrite(old / "METADATA", metadata)
+    record = (old / "RECORD").read_text().replace("filelock-3.20.0", "filelock-3.21.0").replace(",218", ",")
+    _rewrite(old / "RECORD", "\n".join(line.split(",")[0] + ",," for line in record.splitlines()) + "\n")
+    old.rename(site / "filelock-3.21.0.dist-info")
+
+
+def _unfinished(site: Path) -> None:
+    record = site / "sympy-1.14.0.dist-info" / "RECORD"
+    _rewrite(record, record.read_text()[:40])
+
+
+def _another_build(site: Path) -> None:
+    text = (site / "torch" / "version.py").read_text()
+    _rewrite(site / "torch" / "version.py", text.replace("2.14.1+cpu", "2.14.1+cu130").replace("= None", "= '13.0'"))
+
+
+def _added(site: Path) -> None:
+    info = site / "stray-3.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stray\nVersion: 3.0\n")
+    (info / "INSTALLER").write_text("pip")
+    names = ("METADATA", "INSTALLER", "RECORD")
+    (info / "RECORD").write_text("".join(f"stray-3.0.dist-info/{name},,\n" for name in names))
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "told"),
+    [
+        (_truncated, "file-changed", "sympy 1.14.0: sympy/__init__.py is changed"),
+        (_file_removed, "file-missing", "torch 2.14.1+cpu: torch/version.py is missing"),
+        (_folder_removed, "environment-drifted", ".venv: site-packages/mpmath was deleted"),
+        (_script_removed, "file-missing", "demo-app 1.0: bin/demo is missing"),
+        (_replaced, "package-replaced", "filelock is 3.21.0, it should be 3.20.0"),
+        (_unfinished, "package-unfinished", "sympy 1.14.0: its RECORD is torn"),
+        (_another_build, "torch-build", "torch 2.14.1+cu130 is a CUDA 13.0 build; backend cpu needs a CPU build"),
+        (_added, "package-added", "stray 3.0 was not asked for"),
+    ],
+)
+def test_what_is_wrong_is_named(world: World, damage: Callable[[Path], None], kind: str, told: str) -> None:
+    damage(world.site)
+    document = world.json("check", code=1)
+    found = {finding["message"]: finding for finding in document["findings"]}
+    assert told in found
+    assert found[told]["kind"] == kind
+    assert found[told]["hint"].startswith("run `mlenv sync")
+    assert document["whole"] is False
+
+
+def test_a_whole_environment_is_said_to_be_whole_and_nothing_is_written(world: World) -> None:
+    before = {path: path.lstat().st_mtime_ns for path in world.root.rglob("*")}
+    asked = len(world.index.requests)
+    done = world.run("check")
+    assert (done.code, done.out, done.err) == (0, ".venv is whole: 7 packages, backend cpu\n", "")
+    assert {path: path.lstat().st_mtime_ns for path in world.root.rglob("*")} == before
+    assert len(world.index.requests) == asked
+
+
+def test_findings_are_listed_with_one_hint_for_all(world: World) -> None:
+    _truncated(world.site)
+    _file_removed(world.site)
+    done = world.run("check", "--color", "never")
+    assert done.code == 1
+    assert done.out.splitlines()[-1].startswith("hint: run `mlenv sync ")
+    assert done.out.count("hint: ") == 1
+
+
+def test_a_damage_that_reached_the_cache_is_found_again_and_told_how_to_heal(world: World, run_uv: RunProgram) -> None:
+    """Installed files are hard links into uv's cache, which uv never looks at again (FACTS, reliability 3)."""
+    (world.site / "sympy" / "__init__.py").write_text("")
+    old = world.generation
+    done = world.run("sync", "--cpu", "--rebuild")
+    assert done.code == 1, done
+    assert "sympy 1.14.0: sympy/__init__.py is changed" in done.err
+    assert "`uv cache clean NAME` drops a damaged download" in done.err
+    assert world.generation == old
+    assert run_uv("cache", "clean", "sympy", cwd=world.root).code == 0
+    world.sync("--rebuild")
+    assert world.run("check").code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [(None, ".venv does not exist"), ("", ".venv is not an environment that mlenv built")]
+)
+def test_what_is_no_environment_of_mlenvs(world: World, text: str | None, told: str) -> None:
+    world.environment.unlink()
+    if text is not None:
+        world.environment.mkdir()
+    done = world.run("check")
+    assert (done.code, done.err) == (1, f"error: {told}\nhint: run `mlenv sync`\n")
+
+
+def test_an_environment_without_site_packages_is_a_finding(world: World) -> None:
+    shutil.rmtree(world.generation / "lib")
+    done = world.run("check")
+    assert done.code == 1, done
+    assert "hint: run `mlenv sync" in done.out + done.err
+
+
+def test_after_a_change_of_the_lock_the_environment_is_still_judged_by_its_own_plan(world: World) -> None:
+    world.publish(Package("extra-tool", "1.0"))
+    world.require("demo-app", "extra-tool")
+    assert world.run("check").code == 0
+    assert world.run("sync", "--cpu", "--check").code == 1

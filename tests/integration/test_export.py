@@ -1,0 +1,93 @@
+"""``mlenv export``: what other tools install from it is the same environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.pylock import Pylock
+
+from support.index import LoopbackIndex
+from support.interpreter import ProjectFactory, RunProgram
+from support.world import World, make_world, site_of
+
+EVERYTHING = {
+    "demo-app": "1.0",
+    "filelock": "3.20.0",
+    "mpmath": "1.3.0",
+    "sympy": "1.14.0",
+    "torch": "2.14.1+cpu",
+    "torchaudio": "2.11.0+cpu",
+    "torchvision": "0.29.1+cpu",
+}
+
+
+@pytest.fixture
+def world(index: LoopbackIndex, project: ProjectFactory, run_mlenv: RunProgram) -> World:
+    return make_world(index, project, run_mlenv)
+
+
+def _installed(environment: Path) -> dict[str, str]:
+    found = (path.name.removesuffix(".dist-info").split("-", 1) for path in site_of(environment).glob("*.dist-info"))
+    return {name.replace("_", "-"): version for name, version in found}
+
+
+def test_the_lock_as_it_is(world: World) -> None:
+    done = world.run("export")
+    assert (done.code, done.out) == (0, (world.root / "requirements.txt").read_text())
+    assert not (world.root / ".mlenv" / "gen").exists()
+
+
+def test_uv_and_pip_install_the_requirements(world: World, run_uv: RunProgram, tmp_path: Path) -> None:
+    path = tmp_path / "all.txt"
+    assert world.run("export", "--cpu", "-o", path).code == 0
+    text = path.read_text()
+    assert "torch==2.14.1+cpu \\" in text
+    assert "pytorch-cpu index" in text
+    indexes = ("--index-url", world.index.url("pypi"), "--extra-index-url", world.index.url("pytorch-cpu"))
+    assert run_uv("venv", tmp_path / "uv", cwd=tmp_path).code == 0
+    words = ("--python", tmp_path / "uv", "--require-hashes", *indexes, "--index-strategy", "unsafe-best-match")
+    done = run_uv("pip", "install", *words, "-r", path, cwd=tmp_path)
+    assert done.code == 0, done
+    assert _installed(tmp_path / "uv") == EVERYTHING
+    target = tmp_path / "pip"
+    options = ("--require-hashes", "--no-cache-dir", "--trusted-host", "127.0.0.1", *indexes)
+    pip = [sys.executable, "-m", "pip", "--isolated", "install", *options, "--target", str(target), "-r", str(path)]
+    finished = subprocess.run(pip, capture_output=True, text=True, check=False)
+    if "No module named pip" in finished.stderr:
+        pytest.skip("no pip here")
+    assert finished.returncode == 0, finished
+    assert len(list(target.glob("*.dist-info"))) == len(EVERYTHING)
+
+
+def test_uv_installs_the_pylock_without_asking_for_pages(world: World, run_uv: RunProgram, tmp_path: Path) -> None:
+    path = tmp_path / "pylock.toml"
+    assert world.run("export", "--format", "pylock.toml", "--cpu", "-o", path).code == 0
+    lock = Pylock.from_dict(tomllib.loads(path.read_text()))
+    assert {str(package.name): str(package.version) for package in lock.packages} == EVERYTHING
+    assert run_uv("venv", tmp_path / "env", cwd=tmp_path).code == 0
+    done = run_uv("pip", "sync", "--preview-features", "pylock", "--python", tmp_path / "env", path, cwd=tmp_path)
+    assert done.code == 0, done
+    assert _installed(tmp_path / "env") == EVERYTHING
+
+
+def test_a_pylock_lists_the_files_of_one_backend(world: World) -> None:
+    done = world.run("export", "--format", "pylock.toml")
+    assert done.code == 2
+    assert "hint: add --backend B" in done.err
+
+
+def test_a_stale_lock_is_not_exported(world: World) -> None:
+    (world.root / "requirements.in").write_text("demo-app\nsympy\n")
+    done = world.run("export")
+    assert (done.code, done.out) == (1, "")
+    assert "requirements.in was changed since the lock was made" in done.err
+
+
+def test_the_same_inputs_give_the_same_bytes(world: World) -> None:
+    first, second = (world.run("export", "--backend", "cu130").out for _ in range(2))
+    assert first == second
+    assert "nvidia-nccl-cu13==2.30.7" in first

@@ -1,0 +1,187 @@
+"""What the first user of mlenv broke, each as it was found; see the README for what they were promised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.index import LoopbackIndex
+from support.interpreter import ProjectFactory, RunProgram
+from support.wheels import Package
+from support.world import World, make_world, site_of
+
+
+@pytest.fixture
+def world(index: LoopbackIndex, project: ProjectFactory, run_mlenv: RunProgram) -> World:
+    return make_world(index, project, run_mlenv)
+
+
+def rewrite(path: Path, data: bytes) -> None:
+    """As an editor does it, so that uv's cache keeps its own file."""
+    path.unlink()
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", [".", "code", "requirements.in"])
+def test_an_environment_never_takes_the_place_of_something_else(world: World, name: str) -> None:
+    (world.root / "code").mkdir()
+    (world.root / "code/main.py").write_text("precious\n")
+    done = world.run("sync", "--cpu", "--env", name)
+    assert done.code == 2, done
+    assert (world.root / "code/main.py").read_text() == "precious\n"
+    assert not (world.root / "code").is_symlink()
+
+
+def test_a_direct_requirement_of_the_foundation_is_installed(world: World) -> None:
+    for name in ("pytorch-cpu", "pytorch-cu130"):
+        world.publish(Package("torchcodec", "0.17.0"), index=name)
+    world.require("demo-app", "torchcodec>=0.1")
+    world.sync()
+    assert (site_of(world.root / ".venv") / "torchcodec").is_dir()
+    assert "torchcodec==" not in (world.root / "requirements.txt").read_text()
+
+
+def test_a_damaged_generation_does_not_come_back(world: World) -> None:
+    world.sync()
+    damaged = (world.root / ".venv").resolve()
+    module = site_of(damaged) / "sympy" / "__init__.py"
+    rewrite(module, b"raise SystemExit('DAMAGED')\n")
+    world.sync("--rebuild")
+    (site_of(world.root / ".venv") / "intruder").mkdir()
+    world.sync()
+    assert (world.root / ".venv").resolve() != damaged
+    assert world.run("run", "--", "python", "-c", "import sympy").code == 0
+
+
+def test_an_edit_that_keeps_the_size_is_found(world: World) -> None:
+    world.sync()
+    module = site_of(world.root / ".venv") / "sympy" / "__init__.py"
+    rewrite(module, module.read_bytes()[:-1] + b" ")
+    findings = world.json("check", code=1)["findings"]
+    assert [finding["kind"] for finding in findings] == ["file-changed"]
+    assert "--backend cpu" in findings[0]["hint"]
+
+
+def test_an_environment_whose_python_is_gone_is_rebuilt(world: World) -> None:
+    world.sync()
+    python = world.root / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/opt/gone/python3")
+    assert world.run("sync", "--cpu", "--check").code == 1
+    assert "its Python is gone" in world.sync()
+    assert world.run("run", "--", "python", "-c", "pass").code == 0
+
+
+def test_the_hashes_of_an_edited_lock_are_not_believed(world: World) -> None:
+    world.publish(Package("mpmath", "1.2.0"))
+    world.lock()
+    lock = world.root / "requirements.txt"
+    text = lock.read_text()
+    assert "mpmath==1.3.0" in text
+    lock.write_text(text.replace("mpmath==1.3.0", "mpmath==1.2.0"))
+    assert world.run("lock").code == 0
+    assert Package("mpmath", "1.2.0").sha256 in lock.read_text()
+    world.sync()
+
+
+def test_a_lock_of_a_newer_mlenv_is_not_written_over(world: World) -> None:
+    world.lock()
+    lock = world.root / "requirements.txt"
+    newer = lock.read_text().replace("# mlenv scheme: 1", "# mlenv scheme: 99")
+    lock.write_text(newer)
+    done = world.run("lock")
+    assert (done.code, lock.read_text()) == (1, newer)
+    assert "hint: upgrade mlenv" in done.err
+
+
+def test_two_flags_that_choose_a_backend_contradict(world: World) -> None:
+    done = world.run("sync", "--cpu", "--cuda13")
+    assert (done.code, done.err.splitlines()[0]) == (2, "error: --cpu and --cuda13 each choose a backend")
+
+
+def test_options_of_every_command_stand_before_it_too(world: World, tmp_path: Path) -> None:
+    world.lock()
+    done = world.program("--project", world.root, "lock", "--check", cwd=tmp_path, env=world.variables)
+    assert done.code == 0, done
+
+
+@pytest.mark.parametrize(
+    "table",
+    ['layout = "directory"', '[tool.mlenv.workspace]\nmembers = ["a"]', '[tool.mlenv.backends.cpu]\nlock = "cpu.txt"'],
+)
+def test_a_setting_that_is_not_there_yet_is_refused(world: World, table: str) -> None:
+    (world.root / "pyproject.toml").write_text(f"[tool.mlenv]\n{table}\n")
+    done = world.run("sync", "--cpu")
+    assert done.code == 3, done
+    assert "is not there yet" in done.err
+
+
+def test_an_overlay_without_a_root_is_told(world: World) -> None:
+    (world.root / "constraints/empty.txt").write_text("# nothing\n")
+    done = world.run("lock")
+    assert "constraints/empty.txt pins no root" in done.err
+
+
+def test_ci_set_to_false_is_no_ci(world: World) -> None:
+    done = world.run("sync", "--verify", "metadata", env={"CI": "false"})
+    assert done.code == 0, done
+
+
+def company(world: World, *packages: Package) -> None:
+    """An index of the project's own for company-*."""
+    table = f'\n[[index]]\nname = "company"\nurl = "{world.index.url("company")}"\nexplicit = true\n'
+    (world.root / "uv.toml").write_text((world.root / "uv.toml").read_text() + table)
+    (world.root / "pyproject.toml").write_text('[tool.mlenv.index]\n"company-*" = "company"\n')
+    world.publish(*packages, index="company")
+
+
+def test_a_shadow_of_a_transitive_company_package_hinders_nothing(world: World) -> None:
+    """The name is met first on the default index, whose release does not fit; it was never that index's to say."""
+    lib = Package("company-lib", "1.0", requires=("company-base<2",))
+    company(world, lib, Package("company-base", "1.0"))
+    world.publish(Package("company-base", "9.0"))
+    world.require("demo-app", "company-lib")
+    assert "company-base==1.0" in (world.root / "requirements.txt").read_text()
+
+
+def test_a_root_is_imported_under_the_name_it_brings(world: World) -> None:
+    kernels = Package("my-kernels", "1.0", files={"kernels_of_mine/__init__.py": ""})
+    world.publish(kernels)
+    for backend in ("cpu", "cu130"):
+        overlay = world.root / f"constraints/{backend}.txt"
+        overlay.write_text(overlay.read_text() + "my-kernels==1.0\n")
+    (world.root / "pyproject.toml").write_text('[tool.mlenv.foundation]\nroots = ["my-kernels"]\n')
+    world.lock()
+    done = world.run("sync", "--cpu", "--verify", "import")
+    assert done.code == 0, done
+
+
+def test_a_wheel_url_passes_the_gate(world: World) -> None:
+    wheel = Package("by-url", "1.5")
+    world.index.add("files", wheel)
+    url = world.index.file_url("files", wheel)
+    world.require("demo-app", f"by-url @ {url}#sha256={wheel.sha256}")
+    world.sync()
+    assert (site_of(world.root / ".venv") / "by_url").is_dir()
+
+
+def test_a_default_index_that_has_none_of_the_foundation_leaves_it_to_its_own_index(world: World) -> None:
+    """For torch 2.14.1 the default index is as good as pytorch-cu130; this one has nothing that it is asked for."""
+    world.index.remove("pypi", "demo-app")
+    (world.root / "requirements.in").write_text("torch>=2\n")
+    done = world.run("lock")
+    assert done.code == 0, done
+
+
+def test_a_typo_in_pyproject_is_no_wrong_address(world: World) -> None:
+    """The keys of a pyproject.toml are no package names, and demo-app is there."""
+    text = '[project]\nname = "mine"\nversion = "1"\ndependencies = ["demo-app", "nope-typo"]\n'
+    (world.root / "pyproject.toml").write_text(text + '[tool.mlenv]\nrequirements = ["pyproject.toml"]\n')
+    done = world.run("lock")
+    assert (done.code, "nope-typo" in done.err) == (5, True), done
+
+
+def test_init_tells_what_replaces_a_refused_line(world: World) -> None:
+    (world.root / "requirements.in").write_text("--no-binary demo-app\n")
+    assert 'instead: delete the line; name what may be built: [tool.mlenv] build = ["NAME"]' in world.run("init").out

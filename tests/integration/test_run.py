@@ -1,0 +1,118 @@
+"""``mlenv run``: a command in the environment, its exit status, its surroundings."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.index import LoopbackIndex
+from support.interpreter import ProjectFactory, RunProgram
+from support.world import World, end, make_world, wait_until
+
+SHOW = (
+    "import os, sys; print(sys.prefix, os.environ['VIRTUAL_ENV'], os.environ['PATH'].split(os.pathsep)[0], sep='\\n')"
+)
+
+
+@pytest.fixture(scope="module")
+def shared() -> dict[str, World]:
+    return {}
+
+
+@pytest.fixture
+def world(index: LoopbackIndex, project: ProjectFactory, run_mlenv: RunProgram, shared: dict[str, World]) -> World:
+    """One environment for all tests that change nothing."""
+    if "world" not in shared:
+        made = make_world(index, project, run_mlenv)
+        made.sync()
+        shared["world"] = made
+    return shared["world"]
+
+
+def test_the_link_is_resolved_and_the_environment_comes_first(world: World) -> None:
+    done = world.run("run", "--", "python", "-c", SHOW, env={"VIRTUAL_ENV": "/other"})
+    assert done.code == 0, done
+    generation = str(world.generation)
+    assert done.out.split() == [generation, generation, f"{generation}/bin"]
+
+
+def test_a_command_of_the_environment(world: World) -> None:
+    done = world.run("run", "demo")
+    assert (done.code, done.out) == (0, "demo-app 1.0\n")
+
+
+def test_options_belong_to_the_command(world: World) -> None:
+    script = "import sys; print(sys.argv[1:])"
+    assert (
+        world.run("run", "python", "-c", script, "--json", "-q", "--", "a b").out == "['--json', '-q', '--', 'a b']\n"
+    )
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 70, 255])
+def test_the_status_is_the_commands_own(world: World, code: int) -> None:
+    assert world.run("run", "--", "python", "-c", f"raise SystemExit({code})").code == code
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_command_that_a_signal_ends(world: World) -> None:
+    done = world.run("run", "--", "python", "-c", "import os; os.kill(os.getpid(), 15)")
+    assert done.code == 143
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_terminated_run_takes_its_command_along(world: World, tmp_path: Path) -> None:
+    """As a supervisor or `docker stop` does it: to mlenv alone."""
+    script = "import pathlib, os, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
+    process = world.start("run", "--", "python", "-c", script, str(tmp_path / "pid"))
+    wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), what="the command")
+    child = int((tmp_path / "pid").read_text())
+    assert end(process, signal.SIGTERM).code == 143
+    wait_until(lambda: not Path(f"/proc/{child}").exists(), what="the command to end", seconds=2)
+
+
+def test_a_command_that_does_not_exist(world: World) -> None:
+    done = world.run("run", "--", "no-such-command")
+    assert done.code == 2
+    assert "there is no command 'no-such-command' in .venv or on PATH" in done.err
+    assert "hint: " in done.err
+
+
+def test_standard_input_reaches_the_command(world: World) -> None:
+    import subprocess
+
+    words = [sys.executable, "-m", "mlenv", "run", "--", "python", "-c", "print(input()[::-1])"]
+    done = subprocess.run(words, cwd=world.root, input="abc\n", capture_output=True, text=True, check=False)
+    assert done.stdout == "cba\n"
+
+
+def test_it_works_from_a_folder_below(world: World) -> None:
+    folder = world.root / "src" / "deep"
+    folder.mkdir(parents=True, exist_ok=True)
+    done = world.program("run", "--", "demo", cwd=folder, env=world.variables)
+    assert (done.code, done.out) == (0, "demo-app 1.0\n")
+
+
+def test_without_an_environment(index: LoopbackIndex, project: ProjectFactory, run_mlenv: RunProgram) -> None:
+    root = project({"requirements.in": ""})
+    done = run_mlenv("run", "--", "python", cwd=root)
+    assert (done.code, done.err) == (1, "error: .venv does not exist\nhint: run `mlenv sync` first\n")
+    assert not (root / ".mlenv").exists()
+
+
+def test_an_environment_for_each_backend(index: LoopbackIndex, project: ProjectFactory, run_mlenv: RunProgram) -> None:
+    """Without a backend in the settings it is the one that this machine gets, as for ``sync``."""
+    world = make_world(index, project, run_mlenv)
+    world.configure('environment = ".venv-{backend}"\n')
+    missing = world.run("run", "--", "demo")
+    assert (missing.code, missing.err) == (1, "error: .venv-cpu does not exist\nhint: run `mlenv sync` first\n")
+    world.sync("--cuda13")
+    world.sync()
+    assert {path.name for path in world.root.glob(".venv*")} == {".venv-cu130", ".venv-cpu"}
+    show = ("run", "--", "python", "-c", "import torch; print(torch.__version__)")
+    assert world.run(*show).out == "2.14.1+cpu\n"
+    assert world.run(*show, env={"MLENV_BACKEND": "cu130"}).out == "2.14.1+cu130\n"
+    assert world.run("check").out == ".venv-cpu is whole: 7 packages, backend cpu\n"

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlenv.errors import ProjectError
+from mlenv.machine import Gpu, Machine, from_json, visible_devices
+from mlenv.report import Finding
+
+H100 = Gpu(index=0, name="NVIDIA H100", uuid="GPU-1", memory_mib=81559, compute_capability=(9, 0), visible=True)
+HIDDEN = Gpu(index=1, name="Tesla T4", uuid="GPU-2", memory_mib=None, compute_capability=(7, 5), visible=False)
+MACHINE = Machine(
+    os="linux",
+    arch="x86_64",
+    wsl=True,
+    container=True,
+    driver="580.65.06",
+    cuda=(13, 0),
+    gpus=(H100, HIDDEN),
+    findings=(Finding(kind="gpu-unreadable", message="GPU 2 can't be read", hint="reboot", severity="warning"),),
+)
+TWO = (("GPU-aaa1", "MIG-x", "MIG-y"), ("GPU-aab2",))
+
+
+def test_a_machine_survives_json() -> None:
+    assert from_json(json.loads(json.dumps(MACHINE.as_json()))) == MACHINE
+
+
+def test_json_writes_versions_as_people_do() -> None:
+    data = MACHINE.as_json()
+    assert (data["cuda"], data["gpus"][1]["compute_capability"]) == ("13.0", "7.5")
+
+
+def test_a_description_by_hand_needs_little() -> None:
+    machine = from_json({"os": "linux", "arch": "aarch64", "gpus": [{"name": "T4", "compute_capability": "7.5"}]})
+    assert machine.platform == "linux-aarch64"
+    assert machine.visible_gpus[0].compute_capability == (7, 5)
+    assert (machine.driver, machine.cuda, machine.container) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"os": "beos"}, "os must be one of linux, windows, macos, not 'beos'"),
+        ({"arch": 64}, "arch must be one of"),
+        ({"wsl": "yes"}, "wsl must be true or false"),
+        ({"cuda": 13.0}, 'cuda must be a version such as "12.0", not 13.0'),
+        ({"driver": 580}, "driver must be a string"),
+        ({"gpus": {}}, "gpus must be a list"),
+        ({"gpus": ["T4"]}, "gpus[0] must be a table"),
+        ({"gpus": [{"name": "T4", "compute_capability": "7"}]}, "gpus[0].compute_capability must be a version"),
+        ({"gpus": [{"name": "T4"}]}, "gpus[0].compute_capability is missing"),
+        ({"gpus": [{"name": "T4", "compute_capability": "7.5", "memory_mib": True}]}, "gpus[0].memory_mib must be"),
+        ({"gpus": [{"nme": "T4"}]}, "gpus[0].nme is not a field of it; did you mean name?"),
+        ({"findings": [{"kind": "x", "message": "y", "severity": "bad"}]}, "findings[0].severity must be one of"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_path(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ProjectError) as caught:
+        from_json({"os": "linux", "arch": "x86_64", **change}, path="fleet/a.json")
+    assert caught.value.message.startswith(told)
+    assert caught.value.where == "fleet/a.json"
+
+
+@pytest.mark.parametrize(("data", "told"), [([], "the machine must be a table"), ({"arch": "x86_64"}, "os is missing")])
+def test_what_is_no_machine_is_refused(data: object, told: str) -> None:
+    with pytest.raises(ProjectError, match=told):
+        from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_fault"),
+    [("driver-not-loaded", True), ("gpu-unreadable", True), ("visible-devices-invalid", False), ("cuda-x", False)],
+)
+def test_only_a_gpu_that_can_not_be_used_is_a_fault_of_the_driver(kind: str, is_fault: bool) -> None:
+    machine = Machine(os="linux", arch="x86_64", findings=(Finding(kind=kind, message="m"),))
+    assert (machine.driver_fault is not None) is is_fault
+
+
+@pytest.mark.parametrize(
+    ("setting", "indices", "stopped_at"),
+    [
+        (None, (0, 1), None),
+        ("", (), None),
+        ("  ", (), None),
+        ("-1", (), None),
+        ("1", (1,), None),
+        ("1,0", (1, 0), None),
+        (" 0 , 1 ", (0, 1), None),
+        ("0,-1,1", (0,), "-1"),
+        ("0,2,1", (0,), "2"),
+        ("2", (), "2"),
+        ("0,gpu,1", (0,), "gpu"),
+        ("0,,1", (0,), ""),
+        ("1gpu", (1,), None),
+        ("0,0", (), "0"),
+        ("GPU-aaa", (0,), None),
+        ("GPU-aab2,GPU-aaa1", (1, 0), None),
+        ("GPU-aa", (), "GPU-aa"),
+        ("GPU-zz", (), "GPU-zz"),
+        ("GPU-aaa1,1", (0,), "1"),
+        ("0,GPU-aab2", (0,), "GPU-aab2"),
+        ("GPU-aaa,GPU-aaa1", (), "GPU-aaa1"),
+        ("MIG-y", (0,), None),
+        ("MIG-x,MIG-y", (0,), None),
+        ("MIG-x,MIG-x", (), "MIG-x"),
+        ("MIG-GPU-aaa1/1/0", (0,), None),
+        ("MIG-z", (), "MIG-z"),
+    ],
+)
+def test_cuda_visible_devices_is_read_as_cuda_reads_it(
+    setting: str | None, indices: tuple[int, ...], stopped_at: str | None
+) -> None:
+    visible = visible_devices(setting, TWO)
+    assert (visible.indices, visible.stopped_at) == (indices, stopped_at)
+
+
+@given(st.text(), st.integers(min_value=0, max_value=4))
+def test_no_setting_makes_a_device_visible_that_is_not_there(setting: str, count: int) -> None:
+    indices = visible_devices(setting, [(f"GPU-{n}",) for n in range(count)]).indices
+    assert len(set(indices)) == len(indices)
+    assert set(indices) <= set(range(count))

@@ -1,0 +1,17 @@
+"""The reference is generated from the code; a stale one fails here."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+
+
+def test_the_reference_is_current() -> None:
+    spec = importlib.util.spec_from_file_location("generate_reference", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert (DOCS / "reference.md").read_text(encoding="utf-8") == generate.reference(), "run: python docs/generate.py"

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from mlenv import selection
+from mlenv.errors import MlenvError, ProjectError, UsageError
+from mlenv.machine import Machine
+from mlenv.project import Project
+from mlenv.settings import load
+from support.interpreter import ProjectFactory
+from support.wheels import fake_foundation
+
+NOTHING_VISIBLE = Machine(os="linux", arch="x86_64")
+
+
+@pytest.fixture
+def open_project(project: ProjectFactory) -> object:
+    def make(settings: str = "", environ: Mapping[str, str] | None = None) -> Project:
+        overlays = {f"constraints/{name}.txt": fake_foundation(name).overlay for name in ("cpu", "cu130")}
+        root = project({**overlays, "pyproject.toml": f"[tool.mlenv]\n{settings}\n"})
+        loaded, _ = load(root, environ=dict(environ or {}))
+        return Project(root=root, settings=loaded, environ=dict(environ or {}))
+
+    return make
+
+
+def opened(make: object, settings: str = "", environ: Mapping[str, str] | None = None) -> Project:
+    assert callable(make)
+    found = make(settings, environ)
+    assert isinstance(found, Project)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("settings", "backend", "flag", "chosen"),
+    [
+        ("", None, None, "cpu"),
+        ("", None, "cuda13", "cu130"),
+        ("", "cu130", None, "cu130"),
+        ('backend = "cu130"', None, None, "cu130"),
+        ('backend = "cu130"', None, "cpu", "cpu"),
+        ('backend = "cu130"', "cpu", None, "cpu"),
+    ],
+)
+def test_command_line_then_settings_then_detection(
+    open_project: object, settings: str, backend: str | None, flag: str | None, chosen: str
+) -> None:
+    found = opened(open_project, settings)
+    assert selection.select(found, NOTHING_VISIBLE, backend=backend, flag=flag, force=False).backend == chosen
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag", "refused"), [("", None, True), ("", "cpu", False), ('backend = "cpu"', None, False)]
+)
+def test_in_ci_without_a_gpu_a_backend_is_named_or_refused(
+    open_project: object, settings: str, flag: str | None, refused: bool
+) -> None:
+    found = opened(open_project, settings, {"CI": "true"})
+    if not refused:
+        assert selection.select(found, NOTHING_VISIBLE, backend=None, flag=flag, force=False).backend == "cpu"
+        return
+    with pytest.raises(UsageError, match="a backend is not guessed here") as caught:
+        selection.select(found, NOTHING_VISIBLE, backend=None, flag=flag, force=False)
+    assert "--cpu" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("backend", "flag", "kind"),
+    [("cu130", "cpu", UsageError), ("cu118", None, ProjectError), (None, "cuda12", MlenvError)],
+)
+def test_what_can_not_be_chosen(
+    open_project: object, backend: str | None, flag: str | None, kind: type[MlenvError]
+) -> None:
+    with pytest.raises(kind):
+        selection.select(opened(open_project), NOTHING_VISIBLE, backend=backend, flag=flag, force=False)
+
+
+def test_declared_are_the_overlays_with_their_torch(open_project: object) -> None:
+    assert dict(selection.declared(opened(open_project))) == {"cpu": "2.14.1", "cu130": "2.14.1"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "backend", "name"),
+    [
+        ("", "cpu", ".venv"),
+        ('environment = "env"', None, "env"),
+        ('environment = ".venv-{backend}"', "cu130", ".venv-cu130"),
+        ('environment = ".venv-{backend}"\nbackend = "cu130"', None, ".venv-cu130"),
+    ],
+)
+def test_where_the_environment_is(open_project: object, settings: str, backend: str | None, name: str) -> None:
+    found = opened(open_project, settings)
+    assert selection.environment_path(found, backend, asked=None) == found.root / name
+
+
+def test_host_and_user_are_put_in(open_project: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    import getpass
+    import socket
+
+    monkeypatch.setattr(socket, "gethostname", lambda: "node7")
+    monkeypatch.setattr(getpass, "getuser", lambda: "ada")
+    found = opened(open_project, 'environment = ".venv-{host}-{user}"')
+    assert selection.environment_path(found, "cpu", asked=None).name == ".venv-node7-ada"
+
+
+def test_a_path_that_was_asked_for_wins(open_project: object, tmp_path: Path) -> None:
+    found = opened(open_project, 'environment = "env"')
+    asked = tmp_path / "a" / ".." / "b"
+    assert selection.environment_path(found, "cpu", asked=asked) == tmp_path / "b"
+
+
+@pytest.mark.parametrize("asked", [".", "..", "/", ".mlenv", ".mlenv/gen/x", "src/.."])
+def test_the_project_itself_is_never_an_environment(open_project: object, asked: str) -> None:
+    """What stands there would be moved aside."""
+    found = opened(open_project)
+    with pytest.raises(UsageError, match="can't be an environment"):
+        selection.environment_path(found, "cpu", asked=found.root / asked)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a b", "a==", "a @ https://files.example/a-1.0-py3-none-any.whl", "-r x.txt", "./lib"]
+)
+def test_a_personal_addition_must_be_a_requirement(text: str) -> None:
+    with pytest.raises(UsageError):
+        selection.checked_extras((text,))
+
+
+def test_personal_additions_stay_as_they_were_written() -> None:
+    assert selection.checked_extras(("ipdb>=0.13", "rich[jupyter]")) == ("ipdb>=0.13", "rich[jupyter]")
