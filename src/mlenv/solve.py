@@ -106,8 +106,8 @@ def resolve_backend(project: Project, uv: Uv, overlay: Overlay, question: Questi
         try:
             if following is not None and host is not None and not _answers(host, question, uv):
                 raise UnreachableError(f"{host} can't be reached")
-            resolved = _resolve_from(project, _impatient(uv) if following else uv, overlay, question, source)
-            return replace(resolved, notes=tuple(notes))
+            ask = _resolve_impatiently if following is not None and source.named else _resolve_from
+            return replace(ask(project, uv, overlay, question, source), notes=tuple(notes))
         except (PackageIndexError, ResolutionError) as error:
             if not _source_failed(error, overlay, _url(project, source)):
                 if first_error is None or source.equal:
@@ -143,9 +143,15 @@ def _answers(host: str, question: Question, uv: Uv) -> bool:
     return host not in question.unreachable and (uv.offline or reach.has_address(host, env=uv.env))
 
 
-def _impatient(uv: Uv) -> Uv:
-    """Without retries and with little patience, unless the user says otherwise: another source is at hand."""
-    return replace(uv, env={"UV_HTTP_RETRIES": "0", "UV_HTTP_CONNECT_TIMEOUT": "2", **uv.env})
+def _resolve_impatiently(project: Project, uv: Uv, overlay: Overlay, question: Question, source: Source) -> Resolved:
+    """From a named index that another source can stand in for: little patience with it, uv's own with all others."""
+    hurried = replace(uv, env={"UV_HTTP_RETRIES": "0", "UV_HTTP_CONNECT_TIMEOUT": "2", **uv.env})
+    try:
+        return _resolve_from(project, hurried, overlay, question, source)
+    except PackageIndexError as error:
+        if _source_failed(error, overlay, _url(project, source)):
+            raise
+    return _resolve_from(project, uv, overlay, question, source)
 
 
 def _url(project: Project, source: Source) -> str | None:

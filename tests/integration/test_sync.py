@@ -297,6 +297,17 @@ def test_the_next_source_serves_the_whole_foundation(world: World) -> None:
     assert family == ["2.14.1+cu130", "0.29.1+cu130", "2.11.0+cu130"]
 
 
+@pytest.mark.parametrize("sources", [["default", "pytorch-cu130"], ["pytorch-cu130", "default"]])
+def test_a_hiccup_of_the_default_index_is_waited_out_although_another_source_is_at_hand(
+    world: World, sources: list[str]
+) -> None:
+    world.configure(f"[tool.mlenv.backends.cu130]\nsources = {json.dumps(sources)}\n")
+    world.lock()
+    world.index.fail("pypi", Status(503), package="demo-app", part="page", times=1)
+    world.sync("--cuda13", env={"UV_HTTP_RETRIES": None})
+    assert world.installed["torch"] == "2.14.1+cu130"
+
+
 def test_the_default_index_alone_is_enough_where_its_torch_is_that_build(world: World) -> None:
     equal = fake_foundation("cu130", source="default")
     world.publish(*equal.family)
