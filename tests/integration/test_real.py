@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from uv import find_uv_bin
 
 from mlenv import lockfile
 
@@ -21,7 +22,9 @@ IMPORTS = "import torch, transformers, accelerate, bitsandbytes, peft, trl, data
 
 
 def mlenv(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "mlenv", *words], cwd=cwd, capture_output=True, text=True, check=False)
+    env = {"UV_HTTP_RETRIES": "8", **os.environ}  # what is tried here is not the network
+    command = [sys.executable, "-m", "mlenv", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +89,19 @@ def test_an_upgrade_to_an_older_release_moves_only_what_it_forces(project: Path)
     changes = {change["name"]: change["after"] for change in json.loads(done.stdout)["changes"]}
     assert changes.pop("transformers") == "5.20.0"
     assert set(changes) <= {"tokenizers", "huggingface-hub", "safetensors"}
+
+
+def test_the_built_wheel_brings_its_data_and_runs_by_uvx(tmp_path: Path) -> None:
+    uv = find_uv_bin()
+    subprocess.run([uv, "build", "--wheel", "--quiet", "--out-dir", tmp_path, ROOT], check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    (tmp_path / "project").mkdir()
+    done = subprocess.run(
+        [uv, "tool", "run", "--quiet", "--python", sys.executable, "--from", wheel, "mlenv", "init"],
+        cwd=tmp_path / "project",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "project/constraints/cu132.txt").is_file()

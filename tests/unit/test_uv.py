@@ -314,3 +314,16 @@ def test_progress_that_ends_like_an_error_is_not_lost() -> None:
     for block in (b"downloading terror", b"s\r", b"done\n"):
         passed(block)
     assert b"".join(seen) == b"downloading terrors\rdone\n"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_the_list_of_packages_is_left_out_wherever_its_lines_are_cut(size: int) -> None:
+    seen: list[bytes] = []
+    passed = uv._until_error(seen.append)
+    assert passed is not None
+    text = (
+        b"Prepared 2 packages\n \x1b[32m+\x1b[39m \x1b[1mtorch\x1b[0m\x1b[2m==2.15.0\x1b[0m\n + sympy==1.14.0\n  done\n"
+    )
+    for start in range(0, len(text), size):
+        passed(text[start : start + size])
+    assert b"".join(seen) == b"Prepared 2 packages\n  done\n"

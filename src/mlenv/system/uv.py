@@ -361,6 +361,7 @@ def install_plan(uv: Uv, *, plan: Path, python: Path, config: Path) -> None:
 _PACKAGE_LINE = re.compile(
     rb"(?m)^(?:\x1b\[[0-9;]*m|\s)*[+~-] ?(?:\x1b\[[0-9;]*m| )*[A-Za-z0-9._-]+(?:\x1b\[[0-9;]*m)*==[^\n]*\r?\n"
 )
+_BEGUN_PACKAGE_LINE = re.compile(rb"(?:\x1b(?:\[[0-9;]*m?)?|[ \t])*(?:[+~-][^\r\n]*)?")
 
 
 def _until_error(echo: Callable[[bytes], None] | None) -> Callable[[bytes], None] | None:
@@ -372,14 +373,21 @@ def _until_error(echo: Callable[[bytes], None] | None) -> Callable[[bytes], None
     def filtered(block: bytes) -> None:
         nonlocal held, failed
         head, found, _ = (held + block).partition(_ERROR)
-        # uv writes "error" and ": " apart: what may be the beginning of it waits for the rest.
-        waiting = 0 if found else next(n for n in range(len(_ERROR), -1, -1) if head.endswith(_ERROR[:n]))
+        waiting = 0 if found else _unfinished(head)
         shown, held = head[: len(head) - waiting], head[len(head) - waiting :]
         if shown and not failed:
             echo(_PACKAGE_LINE.sub(b"", shown))
         failed = failed or bool(found)
 
     return filtered
+
+
+def _unfinished(text: bytes) -> int:
+    """How many bytes at the end may yet become an error or a package's line: uv writes both in pieces."""
+    line = text.rpartition(b"\n")[2]
+    if _BEGUN_PACKAGE_LINE.fullmatch(line):
+        return len(line)
+    return next(n for n in range(len(_ERROR), -1, -1) if text.endswith(_ERROR[:n]))
 
 
 def install_local(uv: Uv, *, requirements: Sequence[str], python: Path, config: Path) -> None:
