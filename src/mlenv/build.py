@@ -15,7 +15,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from mlenv import drift, gate, lockfile, plan, resolution, solve
+from mlenv import drift, gate, lockfile, plan, platforms, resolution, solve
 from mlenv import indexes as index_module
 from mlenv.errors import EnvironmentBuildError, FindingError, ProjectError
 from mlenv.machine import Machine
@@ -109,18 +109,20 @@ def make_plan(project: Project, uv: Uv, wanted: Wanted, *, platform: str) -> tup
     """
     lock = project.lock
     assert lock is not None
-    files = {"lock.txt": lockfile.render_pins(replace(pin, via=(), hashes=()) for pin in lock.pins)}
+    header = lock.header
+    python = header.python if header else project.target_python[0]
+    pins = lockfile.applying(lock.pins, platforms.environment(platform, python))
+    files = {"lock.txt": lockfile.render_pins(replace(pin, via=(), hashes=(), marker=None) for pin in pins)}
     files["asked.txt"] = "".join(f"{line}\n" for line in _asked_of_foundation(project))
     if wanted.extras:
         files["with.txt"] = "".join(f"{extra}\n" for extra in wanted.extras)
-    header = lock.header
     question = Question(
         files=files,
         sources=tuple(files),
-        python=header.python if header else project.target_python[0],
+        python=python,
         interpreter=wanted.interpreter,
         platform=None,
-        direct=frozenset(pin.name for pin in lock.pins),
+        direct=frozenset(pin.name for pin in pins),
     )
     resolved = solve.resolve_backend(project, uv, project.overlay(wanted.backend), question, platform=platform)
     clash = resolution.collision(resolved)
@@ -130,10 +132,10 @@ def make_plan(project: Project, uv: Uv, wanted: Wanted, *, platform: str) -> tup
             "and overwrite each other's files",
             hint="run `mlenv lock`: it names what brought each",
         )
-    locked = {pin.name for pin in lock.pins}
+    locked = {pin.name for pin in pins}
     additions = {pin.name for pin in resolved.application} - locked if wanted.extras else set()
     built = {canonicalize_name(n) for n in (*project.settings.build, *project.settings.build_against_foundation)}
-    made = plan.make(resolved, lock=lock.pins, built=built, extra=additions)
+    made = plan.make(resolved, lock=pins, built=built, extra=additions)
     _refuse_built_against(project, made)
     return made, resolved.notes
 
@@ -299,8 +301,7 @@ def _markers(machine: Machine, environment: Path) -> dict[str, str]:
     version = site.parent.name.removeprefix("python") if site.parent.name.startswith("python3") else None
     import platform
 
-    found = drift.target_environment(machine.platform, version or platform.python_version())
-    return {name: str(value) for name, value in found.items()}
+    return platforms.environment(machine.platform, version or platform.python_version())
 
 
 def _architecture_gap(project: Project, backend: str, torch: str | None, machine: Machine) -> str | None:

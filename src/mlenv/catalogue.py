@@ -159,6 +159,16 @@ class Catalogue:
         newer = min((m for m in rows if m >= minor), default=older)
         return Code(architectures=tuple(a for a in rows[older] if a in rows[newer]), exact=older == minor)
 
+    def builds_for(self, backend: str, platform: str) -> bool:
+        """Whether the backend can exist on a platform: no CUDA on macOS, and not each one on Windows or aarch64."""
+        known = self.backend(backend)
+        system, _, arch = platform.partition("-")
+        if known.cuda is None:
+            return True
+        if system == "linux" and arch != "x86_64" and known.code:
+            return any(arch in row.architectures for row in known.code)
+        return system == "linux" or (system == "windows" and known.windows)
+
     def index_url(self, backend: str, *, channel: Channel = "stable") -> str:
         """The URL of the PyTorch index that carries a backend."""
         return self.index_urls[channel].format(backend=backend)

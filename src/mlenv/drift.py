@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from packaging.markers import default_environment
+from packaging.markers import Marker
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mlenv import lockfile
+from mlenv import lockfile, platforms
 from mlenv.lockfile import Header, Lock, Pin, digest
 from mlenv.project import Project
 from mlenv.report import Finding
 
 RELOCK = "run `mlenv lock`"
-_TARGETS = {
-    "linux-x86_64": ("linux", "Linux", "posix", "x86_64"),
-    "linux-aarch64": ("linux", "Linux", "posix", "aarch64"),
-    "windows-x86_64": ("win32", "Windows", "nt", "AMD64"),
-    "macos-arm64": ("darwin", "Darwin", "posix", "arm64"),
-}
 
 
 def inputs(project: Project) -> dict[str, str]:
@@ -137,59 +132,33 @@ def _contents(project: Project, lock: Lock) -> tuple[Finding, ...]:
 
 
 def _direct(project: Project, lock: Lock) -> tuple[Finding, ...]:
-    pins = {pin.name: pin for pin in lock.pins}
+    """Each direct requirement has a pin that satisfies it, on every platform that it is for."""
     header = lock.header
     assert header is not None
+    targets = [platforms.environment(platform, header.python) for platform in header.platforms]
+    pinned = [{pin.name: pin for pin in lockfile.applying(lock.pins, target)} for target in targets]
     found = []
     for file, entry in project.requirements.direct:
         name = canonicalize_name(entry.requirement.name)
-        applies = any(_applies(entry.requirement.marker, p, header.python) for p in header.platforms)
-        if project.names.owns(name) or not applies or _satisfied(pins.get(name), entry.requirement):
+        if project.names.owns(name):
             continue
-        have = f"the lock has {pins[name].version}" if name in pins else "the lock does not have it"
-        message = f"{entry.requirement} is not satisfied: {have}"
-        found.append(Finding(kind="lock-unsatisfied", message=message, path=file.path, line=entry.line, hint=RELOCK))
+        marker = entry.requirement.marker
+        wanted = [pins for target, pins in zip(targets, pinned, strict=True) if _applies(marker, target)]
+        unmet = next((pins for pins in wanted if not _satisfied(pins.get(name), entry.requirement)), None)
+        if unmet is not None:
+            have = f"the lock has {unmet[name].version}" if name in unmet else "the lock does not have it"
+            message = f"{entry.requirement} is not satisfied: {have}"
+            found.append(
+                Finding(kind="lock-unsatisfied", message=message, path=file.path, line=entry.line, hint=RELOCK)
+            )
     return tuple(found)
 
 
-def _satisfied(pin: Pin | None, requirement: object) -> bool:
-    from packaging.requirements import Requirement
-
-    assert isinstance(requirement, Requirement)
+def _satisfied(pin: Pin | None, requirement: Requirement) -> bool:
     if pin is None:
         return False
     return pin.version is None or requirement.specifier.contains(pin.version, prereleases=True)
 
 
-def _applies(marker: object, platform: str, python: str) -> bool:
-    from packaging.markers import Marker
-
-    if not isinstance(marker, Marker):
-        return True
-    return marker.evaluate({**target_environment(platform, python)})
-
-
-def target_environment(platform: str, python: str) -> dict[str, str]:
-    """PEP 508's variables of a target, independent of the machine that asks."""
-    sys_platform, system, os_name, machine = _TARGETS[platform]
-    environment = {name: str(value) for name, value in default_environment().items()}
-    full = python if python.count(".") == 2 else f"{python}.0"
-    environment.update(
-        {
-            "sys_platform": sys_platform,
-            "platform_system": system,
-            "os_name": os_name,
-            "platform_machine": machine,
-            "python_version": ".".join(python.split(".")[:2]),
-            "python_full_version": full,
-            "implementation_name": "cpython",
-            "implementation_version": full,
-            "platform_python_implementation": "CPython",
-            "platform_release": "",
-            "platform_version": "",
-        }
-    )
-    return environment
-
-
-__all__ = ["check_lock", "inputs", "overlays", "settings", "target_environment"]
+def _applies(marker: Marker | None, target: Mapping[str, str]) -> bool:
+    return marker is None or marker.evaluate({**target, "extra": ""})

@@ -103,6 +103,10 @@ class ResolutionError(MlenvError):
     meaning = "resolution impossible, or a package is held back"
 
 
+class ConflictError(ResolutionError):
+    """Requirements contradict each other: whoever could loosen one of them would find a set of versions."""
+
+
 class PackageIndexError(MlenvError):
     """A package index can't be reached, refuses us, or lacks what is asked of it."""
 

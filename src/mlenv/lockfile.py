@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -67,6 +68,14 @@ class Pin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Style:
+    """How a lock is written, under pip-compile's names."""
+
+    annotations: Literal["split", "line", "none"] = "split"
+    strip_extras: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Header:
     """What a lock says of itself: the target, a digest per input, the backends it is proven on, its body's digest."""
 
@@ -109,15 +118,29 @@ def digest(text: str) -> str:
 def parse_pins(text: str) -> tuple[Pin, ...]:
     """The pins in a requirements file that pip-compile or uv wrote.
 
-    Lines that are no pins (options, editable installs, unpinned requirements) are passed over; of duplicates the last
-    wins, as in pip-tools.
+    Lines that are no pins (options, editable installs, unpinned requirements) are passed over. One package has several
+    pins where different markers keep them apart; of others the last wins, as in pip-tools, and in a merge conflict the
+    first: our side.
     """
-    found: dict[str, Pin] = {}
-    for number, block in _blocks(text):
-        pin = _parse_block(number, block)
-        if pin is not None:
-            found[pin.name] = pin
-    return tuple(found[name] for name in sorted(found))
+    pins = [pin for number, block in _blocks(text) if (pin := _parse_block(number, block)) is not None]
+    ordered = reversed(pins) if _in_conflict(text) else pins
+    found = {(pin.name, pin.marker or ""): pin for pin in ordered}
+    return tuple(found[key] for key in sorted(found))
+
+
+def applying(pins: Iterable[Pin], environment: Mapping[str, str]) -> tuple[Pin, ...]:
+    """The pins whose marker holds in ``environment`` (PEP 508's variables of a target)."""
+    return tuple(pin for pin in pins if pin.marker is None or _holds(pin.marker, environment))
+
+
+def _holds(marker: str, environment: Mapping[str, str]) -> bool:
+    from packaging.markers import Marker
+
+    return Marker(marker).evaluate({**environment, "extra": ""})
+
+
+def _in_conflict(text: str) -> bool:
+    return any(_CONFLICT.match(line) for line in text.splitlines())
 
 
 def parse(text: str, *, path: str) -> Lock:
@@ -167,9 +190,16 @@ def is_strong(value: str) -> bool:
     return _STRONG.fullmatch(value) is not None
 
 
-def render(*, header: Header, pins: Iterable[Pin], excluded: Iterable[str], command: str = "mlenv lock") -> str:
+def render(
+    *,
+    header: Header,
+    pins: Iterable[Pin],
+    excluded: Iterable[str],
+    command: str = "mlenv lock",
+    style: Style = Style(),
+) -> str:
     """The text of a lock; the header's body digest is computed here."""
-    body = _render_body(sorted(pins, key=lambda pin: pin.name), sorted(excluded))
+    body = _render_body(pins, excluded, style)
     return _render_header(replace(header, body=digest(body_of(body))), command) + body
 
 
@@ -196,25 +226,29 @@ def _render_header(header: Header, command: str) -> str:
 
 def render_pins(pins: Iterable[Pin]) -> str:
     """Pins alone, without header and footer."""
-    return _render_body(sorted(pins, key=lambda pin: pin.name), [])
+    return _render_body(pins, (), Style())
 
 
-def _render_body(pins: list[Pin], excluded: list[str]) -> str:
+def _render_body(pins: Iterable[Pin], excluded: Iterable[str], style: Style) -> str:
     lines: list[str] = []
-    for pin in pins:
+    for pin in sorted(pins, key=lambda pin: (pin.name, pin.marker or "")):
         hashes = sorted(pin.hashes)
-        lines.append(pin.requirement + (" \\" if hashes else ""))
+        via = _render_via(pin.via, style)
+        on_the_line = f"  {via.pop().strip()}" if via and style.annotations == "line" and not hashes else ""
+        lines.append(pin.requirement + (" \\" if hashes else on_the_line))
         lines += [f"    --hash={value} \\" for value in hashes[:-1]] + [f"    --hash={value}" for value in hashes[-1:]]
-        lines += _render_via(pin.via)
-    if excluded:
-        lines += ["", *FOOTER, *FOOTER_REASON, *(f"# {name}" for name in excluded)]
+        lines += via
+    if left_out := sorted(excluded):
+        lines += ["", *FOOTER, *FOOTER_REASON, *(f"# {name}" for name in left_out)]
     return "\n".join(lines) + "\n"
 
 
-def _render_via(via: tuple[str, ...]) -> list[str]:
-    if len(via) == 1:
-        return [f"    # via {via[0]}"]
-    return ["    # via", *(f"    #   {source}" for source in sorted(via))] if via else []
+def _render_via(via: tuple[str, ...], style: Style) -> list[str]:
+    if not via or style.annotations == "none":
+        return []
+    if len(via) == 1 or style.annotations == "line":
+        return [f"    # via {', '.join(sorted(via))}"]
+    return ["    # via", *(f"    #   {source}" for source in sorted(via))]
 
 
 def _parse_header(own: Mapping[str, list[str]], *, path: str) -> Header | FindingError:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from mlenv import drift, lockfile, plan, resolution, solve
-from mlenv.errors import FindingError, MlenvError, ProjectError, ResolutionError, UsageError
-from mlenv.lockfile import Header, Pin
+from mlenv import drift, heldback, lockfile, plan, platforms, resolution
+from mlenv.errors import FindingError, ProjectError, ResolutionError, UsageError
+from mlenv.lockfile import Header, Pin, Style
 from mlenv.overlay import Overlay
 from mlenv.project import CONSTRAINTS, Project
+from mlenv.proof import Prover
+from mlenv.report import Finding
 from mlenv.resolution import Change, Resolved
 from mlenv.solve import Question
 from mlenv.system import uv as uv_module
@@ -25,63 +26,158 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """How one backend was proven: its torch, the index its foundation came from, the seconds it took."""
+    """How one backend was proven on one platform: its torch, where its foundation came from, the seconds it took."""
 
     backend: str
+    platform: str
     torch: str | None
     source: str
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What ``mlenv lock`` is asked to do with what is there: which pins may move, whether hashes are fetched anew."""
+
+    upgrade: Upgrade = field(default_factory=Upgrade)
+    refresh_hashes: bool = False
+    style: Style = field(default_factory=Style)
+    command: str = "mlenv lock"
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewLock:
-    """A lock that was made and not yet written."""
+    """A lock that was made and not yet written; ``pins`` are what it holds."""
 
     text: str
+    pins: tuple[Pin, ...]
     changes: tuple[Change, ...]
     proofs: tuple[Proof, ...]
     unproven: tuple[str, ...]
-    notes: tuple[str, ...]
-    packages: int
+    findings: tuple[Finding, ...]
 
 
-def make(project: Project, uv: Uv, *, upgrade: Upgrade, progress: Progress) -> NewLock:
-    """Resolve the Application against every overlay and render the lock.
+@dataclass(frozen=True, kw_only=True)
+class _OnPlatform:
+    """One platform's part: its prover, and the resolution of each backend."""
 
-    Existing pins are kept unless ``upgrade`` lets them move. Raises UsageError for an upgrade of a name that isn't
-    there, ProjectError for files that can't be used, ResolutionError, PackageIndexError.
+    prover: Prover
+    found: Mapping[str, Resolved]
+    overlays: Sequence[Overlay]
+
+
+def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred: Iterable[Pin] = ()) -> NewLock:
+    """Resolve the Application against every overlay on every platform, and render the lock.
+
+    Existing pins are kept unless the wish lets them move; ``preferred`` are pins that are taken next, where they fit.
+    Raises UsageError for an upgrade of a name that isn't there, ProjectError for files that can't be used,
+    ResolutionError, PackageIndexError.
     """
     overlays = _proven_overlays(project)
     for line in _rootless(project, overlays):
         progress(f"note: {line}")
-    old = _adoptable(project)
-    _check_upgrade(project, upgrade, old)
+    old = _adoptable(project, wish)
+    _check_upgrade(project, wish.upgrade, old)
     python, origin = project.target_python
     if project.lock is None and not project.settings.python:
         progress(f"the lock is for Python {python} (from {origin})")
-    seconds: dict[str, float] = {}
-    found = _resolve_all(
-        project, uv, overlays, python=python, seed=old, upgrade=upgrade, seconds=seconds, progress=progress
+    parts: dict[str, _OnPlatform] = {}
+    for platform in project.settings.platforms:
+        earlier = [pin for part in parts.values() for pin in _preferable(part)]
+        seed = _seed((*old, *earlier, *preferred), platforms.environment(platform, python))
+        parts[platform] = _on_platform(
+            project, uv, wish, overlays, platform, python=python, seed=seed, progress=progress
+        )
+    pins = _application(project, parts)
+    if wish.style.strip_extras:
+        pins = [replace(pin, extras=()) for pin in pins]
+    text = lockfile.render(
+        header=_header(project, python, parts),
+        pins=pins,
+        excluded=_left_out(project, parts.values()),
+        command=wish.command,
+        style=wish.style,
     )
+    return NewLock(
+        text=text,
+        pins=tuple(pins),
+        changes=resolution.changes(project.lock.pins if project.lock else (), pins),
+        proofs=tuple(_proofs(parts)),
+        unproven=project.settings.unproven,
+        findings=(*_notes(parts.values()), *_held_back(project, parts, progress=progress)),
+    )
+
+
+def _on_platform(
+    project: Project,
+    uv: Uv,
+    wish: Wish,
+    overlays: Sequence[Overlay],
+    platform: str,
+    *,
+    python: str,
+    seed: str,
+    progress: Progress,
+) -> _OnPlatform:
+    there = [overlay for overlay in overlays if project.catalogue.builds_for(overlay.backend, platform)]
+    if not there:
+        raise ProjectError(
+            f"none of the backends {', '.join(o.backend for o in overlays)} has a build for {platform}",
+            path="pyproject.toml",
+            hint=f"add an overlay that has one (`mlenv init --backend cpu`), or take {platform} out of platforms",
+        )
+    question = _question(project, python=python, platform=platform, seed=seed)
+    prover = Prover(
+        project=project, uv=uv, platform=platform, question=question, upgrade=wish.upgrade, progress=progress
+    )
+    found = prover.agree(there)
     _refuse_collisions(found)
-    pins = _application(project, found)
-    header = Header(
+    return _OnPlatform(prover=prover, found=found, overlays=there)
+
+
+def _header(project: Project, python: str, parts: Mapping[str, _OnPlatform]) -> Header:
+    several = len(parts) > 1
+    proven = {
+        f"{overlay.backend}/{platform}" if several else overlay.backend: _proof_line(overlay)
+        for platform, part in parts.items()
+        for overlay in part.overlays
+    }
+    return Header(
         python=python,
         platforms=project.settings.platforms,
         inputs=drift.inputs(project),
         overlays=drift.overlays(project),
         settings=drift.settings(project),
-        proven={overlay.backend: _proof_line(overlay) for overlay in overlays},
+        proven=proven,
     )
-    text = lockfile.render(header=header, pins=pins, excluded=_left_out(project, found))
-    return NewLock(
-        text=text,
-        changes=resolution.changes(project.lock.pins if project.lock else (), pins),
-        proofs=tuple(_proof(o, found[o.backend], seconds[o.backend]) for o in overlays),
-        unproven=project.settings.unproven,
-        notes=tuple(note for answer in found.values() for note in answer.notes),
-        packages=len(pins),
-    )
+
+
+def _notes(parts: Iterable[_OnPlatform]) -> Iterable[Finding]:
+    told = (note for part in parts for answer in part.found.values() for note in answer.notes)
+    return (Finding(kind="source-note", message=note, severity="note") for note in dict.fromkeys(told))
+
+
+def _held_back(project: Project, parts: Mapping[str, _OnPlatform], *, progress: Progress) -> tuple[Finding, ...]:
+    """What the overlays keep far behind, as warnings. Raises ResolutionError where the settings make it an error."""
+    if project.settings.held_back == "off":
+        return ()
+    part = next(iter(parts.values()))
+    found = heldback.find(part.prover, part.found, part.overlays, progress=progress)
+    if project.settings.held_back == "error":
+        heldback.refuse(found)
+    return tuple(one.warning for one in found)
+
+
+def _preferable(part: _OnPlatform) -> Iterable[Pin]:
+    return (pin for answer in part.found.values() for pin in answer.application)
+
+
+def _seed(pins: Iterable[Pin], environment: Mapping[str, str]) -> str:
+    """Pins as text that uv prefers, for one target; the first one for a name counts."""
+    chosen: dict[str, Pin] = {}
+    for pin in lockfile.applying(pins, environment):
+        chosen.setdefault(pin.name, replace(pin, via=(), marker=None))
+    return lockfile.render_pins(chosen.values())
 
 
 def _proven_overlays(project: Project) -> list[Overlay]:
@@ -91,12 +187,6 @@ def _proven_overlays(project: Project) -> list[Overlay]:
             "there is no overlay to resolve against",
             path=CONSTRAINTS,
             hint="`mlenv init` writes overlays for the usual backends",
-        )
-    if len(project.settings.platforms) > 1:
-        raise ProjectError(
-            "one lock for several platforms is not there yet",
-            path="pyproject.toml",
-            hint="name one platform in [tool.mlenv] platforms",
         )
     return chosen
 
@@ -108,14 +198,14 @@ def _rootless(project: Project, overlays: Sequence[Overlay]) -> Iterable[str]:
             yield f"{overlay.path} pins no root (torch, tensorflow...): {overlay.backend} gets no foundation"
 
 
-def _adoptable(project: Project) -> str:
-    """The old lock's pins as preferences, foundation that leaked into it left out; both sides of a conflict.
+def _adoptable(project: Project, wish: Wish) -> tuple[Pin, ...]:
+    """The old lock's pins, foundation that leaked into it left out; of a merge conflict those of both sides.
 
     Hashes are kept only where the body is as mlenv wrote it: uv carries any hash on, even one that belongs to another
     release (FACTS, uv 6), so those of an edited or a foreign lock are fetched anew.
     """
     if project.lock_text is None or project.lock is None:
-        return ""
+        return ()
     header = project.lock.header
     if header is not None and header.scheme > lockfile.SCHEME:
         raise FindingError(
@@ -123,15 +213,14 @@ def _adoptable(project: Project) -> str:
             path=project.settings.lock,
             hint="upgrade mlenv",
         )
-    trusted = header is not None and header.body == project.lock.body_digest
-    pins = [pin for pin in lockfile.parse_pins(project.lock_text) if not project.names.owns(pin.name)]
-    kept = [lockfile.without_weak_hashes(pin) if trusted or pin.url else replace(pin, hashes=()) for pin in pins]
-    return lockfile.render_pins(replace(pin, via=(), marker=None) for pin in kept)
+    trusted = header is not None and header.body == project.lock.body_digest and not wish.refresh_hashes
+    pins = [pin for pin in project.lock.pins if not project.names.owns(pin.name)]
+    return tuple(lockfile.without_weak_hashes(pin) if trusted or pin.url else replace(pin, hashes=()) for pin in pins)
 
 
-def _check_upgrade(project: Project, upgrade: Upgrade, old: str) -> None:
+def _check_upgrade(project: Project, upgrade: Upgrade, old: Iterable[Pin]) -> None:
     """uv passes over an upgrade of a name it never meets (FACTS, uv 6); a typo must not look like success."""
-    locked = {pin.name for pin in lockfile.parse_pins(old)}
+    locked = {pin.name for pin in old}
     direct = {canonicalize_name(entry.requirement.name) for _, entry in project.requirements.direct}
     for text in upgrade.packages:
         name = _upgraded(text)
@@ -164,75 +253,27 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else "add it to requirements.in first"
 
 
-def _resolve_all(
-    project: Project,
-    uv: Uv,
-    overlays: Sequence[Overlay],
-    *,
-    python: str,
-    seed: str,
-    upgrade: Upgrade,
-    seconds: dict[str, float],
-    progress: Progress,
-) -> Mapping[str, Resolved]:
-    question = _question(project, python=python)
-    exact = _exact(upgrade)
-
-    def timed(overlay: Overlay, asked: Question, how: Uv) -> Resolved:
-        start = time.perf_counter()
-        try:
-            return solve.resolve_backend(project, how, overlay, asked, platform=project.settings.platforms[0])
-        finally:
-            seconds[overlay.backend] = time.perf_counter() - start
-
-    def lead(overlay: Overlay, preferred: str, moving: Upgrade | None) -> Resolved:
-        progress(f"resolving for {overlay.backend}")
-        return timed(overlay, replace(question, seed=preferred, upgrade=moving or exact), uv)
-
-    def follow(overlay: Overlay, preferred: str) -> Resolved:
-        progress(f"proving {overlay.backend}")
-        asked = replace(question, seed=preferred, upgrade=exact)
-        known = {(pin.name, pin.version) for pin in lockfile.parse_pins(preferred)}
-        try:
-            answer = timed(overlay, replace(asked, fall_back=False), replace(uv, offline=True))
-        except MlenvError:
-            return timed(overlay, asked, uv)
-        # The cache may be older than the index: it is believed where it brings nothing of its own.
-        unseen = {(pin.name, pin.version) for pin in answer.application} - known
-        return timed(overlay, asked, uv) if unseen and not uv.offline else answer
-
-    def objection(overlay: Overlay, requirement: str) -> str | None:
-        files = {**question.files, resolution.CLASH_FILE: f"{requirement}\n"}
-        asked = replace(question, files=files, sources=(*question.sources, resolution.CLASH_FILE))
-        try:
-            timed(overlay, asked, uv)
-        except ResolutionError as error:
-            return error.message
-        return None
-
-    return solve.agree(overlays, lead=lead, follow=follow, objection=objection, seed=seed, upgrade=upgrade)
-
-
-def _exact(upgrade: Upgrade) -> Upgrade:
-    """The versions that were asked for: unlike a mere leave to move, they hold for every backend."""
-    return Upgrade(packages=tuple(text for text in upgrade.packages if Requirement(text).specifier))
-
-
-def _question(project: Project, *, python: str) -> Question:
+def _question(project: Project, *, python: str, platform: str, seed: str) -> Question:
     requirements = project.requirements
     return Question(
         files=requirements.mirror(),
         sources=requirements.roots,
         python=python,
         interpreter=uv_module.base_interpreter(),
-        platform=project.settings.platforms[0],
+        platform=platform,
+        seed=seed,
         stand_in=True,
         direct=frozenset(canonicalize_name(entry.requirement.name) for _, entry in requirements.direct),
     )
 
 
-def _application(project: Project, found: Mapping[str, Resolved]) -> list[Pin]:
-    """The union of every backend's Application; each release has a wheel or may be built."""
+def _application(project: Project, parts: Mapping[str, _OnPlatform]) -> list[Pin]:
+    """The union of every backend's Application on every platform; each release has a wheel or may be built."""
+    by_platform = {platform: _merged(project, part.found) for platform, part in parts.items()}
+    return resolution.joined(by_platform, _direct_markers(project))
+
+
+def _merged(project: Project, found: Mapping[str, Resolved]) -> dict[str, Pin]:
     merged: dict[str, Pin] = {}
     built = {canonicalize_name(n) for n in (*project.settings.build, *project.settings.build_against_foundation)}
     local = {entry.name for entry in project.requirements.local_projects}
@@ -243,7 +284,7 @@ def _application(project: Project, found: Mapping[str, Resolved]) -> list[Pin]:
             if pin.name in answer.files:
                 plan.require_wheel(pin.name, pin.version or "", answer.files[pin.name], built=built)
             merged[pin.name] = resolution.merge_pin(merged[pin.name], pin) if pin.name in merged else pin
-    return resolution.with_markers((merged[name] for name in sorted(merged)), _direct_markers(project))
+    return merged
 
 
 def _direct_markers(project: Project) -> dict[str, list[Marker | None]]:
@@ -253,14 +294,14 @@ def _direct_markers(project: Project) -> dict[str, list[Marker | None]]:
     return found
 
 
-def _left_out(project: Project, found: Mapping[str, Resolved]) -> tuple[str, ...]:
+def _left_out(project: Project, parts: Iterable[_OnPlatform]) -> tuple[str, ...]:
     """The foundation packages the footer names.
 
     Where an index could not be reached its build's own libraries are not known; what the old lock said of them is kept.
     """
     names: set[str] = set()
     partial = False
-    for answer in found.values():
+    for answer in (answer for part in parts for answer in part.found.values()):
         wanted = {pin.name for pin in answer.foundation}
         if not answer.source.equal:
             partial = True
@@ -294,6 +335,14 @@ def _proof_line(overlay: Overlay) -> str:
     return f"torch=={overlay.torch_version}" if overlay.torch_version else "no-torch"
 
 
-def _proof(overlay: Overlay, answer: Resolved, seconds: float) -> Proof:
-    source = answer.source.index if answer.source.equal else "default (stand-in)"
-    return Proof(backend=overlay.backend, torch=overlay.torch_version, source=source, seconds=round(seconds, 2))
+def _proofs(parts: Mapping[str, _OnPlatform]) -> Iterable[Proof]:
+    for platform, part in parts.items():
+        for overlay in sorted(part.overlays, key=lambda overlay: overlay.backend):
+            source = part.found[overlay.backend].source
+            yield Proof(
+                backend=overlay.backend,
+                platform=platform,
+                torch=overlay.torch_version,
+                source=source.index if source.equal else "default (stand-in)",
+                seconds=round(part.prover.seconds[overlay.backend], 2),
+            )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from itertools import zip_longest
 
 from packaging.markers import Marker
 from packaging.requirements import Requirement
@@ -16,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from mlenv import platforms as platforms_module
 from mlenv.errors import ProjectError
 from mlenv.foundation import ROOT_NAMES, FoundationNames, colliding, cuda_family
 from mlenv.indexes import Index
@@ -24,9 +27,13 @@ from mlenv.overlay import Overlay
 from mlenv.system.uv_messages import GENERATED_PROJECT
 
 # What mlenv generates lies in a folder that no file of a project is in.
-FOUNDATION_FILE = ".mlenv-in/pyproject.toml"
-PINS_FILE = ".mlenv-in/pins.txt"
-CLASH_FILE = ".mlenv-in/the-other-backends-pin.txt"
+OWN_FOLDER = ".mlenv-in"
+FOUNDATION_FILE = f"{OWN_FOLDER}/pyproject.toml"
+PINS_FILE = f"{OWN_FOLDER}/pins.txt"
+BOUNDS_FILE = f"{OWN_FOLDER}/bounds.txt"
+HELD_FILE = f"{OWN_FOLDER}/held.txt"
+CLASH_FILE = f"{OWN_FOLDER}/the-other-backends-pin.txt"
+NAMES_FILE = f"{OWN_FOLDER}/names.txt"
 DEFAULT_SOURCE = "default"
 # Published on the PyTorch index together with torch; the other foundation packages come from the default index.
 TORCH_FAMILY = frozenset({"torch", "torchvision", "torchaudio", "torchcodec", "triton-rocm", "triton-xpu"}) | {
@@ -231,13 +238,23 @@ def merge_pin(first: Pin, second: Pin) -> Pin:
     )
 
 
-def with_markers(pins: Iterable[Pin], direct: Mapping[str, Collection[Marker | None]]) -> list[Pin]:
-    """The pins, each that only requirements files bring with the marker it has there, as pip-compile writes it.
+def joined(by_platform: Mapping[str, Mapping[str, Pin]], direct: Mapping[str, Collection[Marker | None]]) -> list[Pin]:
+    """One list of pins out of every platform's (by name), with markers where the platforms differ.
 
-    ``direct`` has the markers of each direct requirement, one for each line. A pin that another package brings too, or
-    that a line without marker names, has none.
+    A pin that only requirements files bring has the marker it has there, as pip-compile writes it; ``direct`` has the
+    markers of each direct requirement, one for each line.
     """
-    return [replace(pin, marker=_marker(pin, direct.get(pin.name, ()))) for pin in pins]
+    found: list[Pin] = []
+    for name in sorted({name for pins in by_platform.values() for name in pins}):
+        releases: dict[tuple[str | None, str | None], dict[str, Pin]] = {}
+        for platform, pins in by_platform.items():
+            if name in pins:
+                releases.setdefault((pins[name].version, pins[name].url), {})[platform] = pins[name]
+        for of_platform in releases.values():
+            pin = reduce(merge_pin, of_platform.values())
+            marker = _marker(pin, direct.get(name, ())) if len(releases) == 1 else None
+            found.append(replace(pin, marker=marker or platforms_module.marker(of_platform, among=by_platform)))
+    return found
 
 
 def _marker(pin: Pin, markers: Collection[Marker | None]) -> str | None:
@@ -273,12 +290,15 @@ class Change:
 
 def changes(before: Iterable[Pin], after: Iterable[Pin]) -> tuple[Change, ...]:
     """What differs between two sets of pins, by name."""
-    old, new = {pin.name: pin for pin in before}, {pin.name: pin for pin in after}
-    return tuple(
-        Change(name=name, before=_shown(old.get(name)), after=_shown(new.get(name)))
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
-    )
+    old, new = ({(pin.name, pin.marker): pin for pin in pins} for pins in (before, after))
+    left = {key: pin for key, pin in old.items() if new.get(key) != pin}
+    right = {key: pin for key, pin in new.items() if old.get(key) != pin}
+    found = []
+    for name in sorted({name for name, _ in (*left, *right)}):
+        ours, theirs = ([pin for (n, _), pin in pins.items() if n == name] for pins in (left, right))
+        pairs = zip_longest(ours, theirs)
+        found += [Change(name=name, before=_shown(one), after=_shown(other)) for one, other in pairs]
+    return tuple(found)
 
 
 def _shown(pin: Pin | None) -> str | None:

@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 from packaging.utils import canonicalize_name
 
-from mlenv import __version__
+from mlenv import __version__, platforms
 from mlenv.errors import FaultError, MlenvError, ProjectError, UsageError, did_you_mean
 from mlenv.report import Finding
 from mlenv.textfile import read_text
 
-PLATFORMS = ("linux-x86_64", "linux-aarch64", "windows-x86_64", "macos-arm64")
+PLATFORMS = tuple(platforms.KNOWN)
 """Every platform a lock can be made for; ``all`` in the settings."""
 
 PROJECT_FILE = "pyproject.toml"

@@ -1,13 +1,11 @@
-"""Resolve one backend with uv, and find one set of pins for all of them."""
+"""Resolve one backend with uv: the foundation at its overlay's pins together with what the Application requires."""
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,7 +19,7 @@ from mlenv.lockfile import Pin
 from mlenv.overlay import Overlay
 from mlenv.project import Project
 from mlenv.resolution import Resolved, Source
-from mlenv.system import process, reach
+from mlenv.system import reach
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Compilation, Upgrade, Uv
 from mlenv.system.uv_messages import GENERATED_PROJECT, missing_name
@@ -36,8 +34,11 @@ class Question:
     """What is put to uv for one backend, apart from the foundation.
 
     ``files`` are validated copies of the requirements files (path → text), ``sources`` names which of them are read.
-    ``platform`` is None for the platform of ``interpreter`` itself. Without ``fall_back`` the first source that isn't
-    known to be unreachable must do. ``unreachable`` collects the hosts that did not answer, and is shared.
+    ``platform`` is None for the platform of ``interpreter`` itself. ``seed`` has pins that are preferred, ``bounds``
+    are constraints of the search for common pins, ``pins`` what each package is held to where it is needed,
+    ``excluded`` what is passed over as if nothing asked for it. Without ``fall_back`` the first source that isn't known
+    to be unreachable must do. ``unreachable`` collects the hosts that did not answer, and is shared. Without
+    ``with_files`` the answer has versions alone.
     """
 
     files: Mapping[str, str]
@@ -47,6 +48,10 @@ class Question:
     platform: str | None
     seed: str = ""
     upgrade: Upgrade = field(default_factory=Upgrade)
+    bounds: tuple[str, ...] = ()
+    pins: tuple[Pin, ...] = ()
+    excluded: tuple[str, ...] = ()
+    with_files: bool = True
     stand_in: bool = False
     fall_back: bool = True
     direct: frozenset[str] = frozenset()
@@ -128,9 +133,14 @@ def _of_stand_in(error: MlenvError, first: MlenvError) -> MlenvError:
     """A conflict with the metadata of another build is told with the reason why that was asked."""
     if not isinstance(error, ResolutionError):
         return error
-    return ResolutionError(
-        f"{error.message}\n{first.message.splitlines()[0]}: the default index stood in", hint=error.hint
-    )
+    return _retold(error, f"{error.message}\n{first.message.splitlines()[0]}: the default index stood in")
+
+
+def _retold(error: ResolutionError, message: str) -> ResolutionError:
+    """The same error in other words."""
+    told = type(error)(message, hint=error.hint)
+    told.detail = error.detail
+    return told
 
 
 def _host(project: Project, source: Source) -> str | None:
@@ -208,9 +218,31 @@ def _with_source_hint(error: MlenvError, overlay: Overlay) -> MlenvError:
 
 
 def _resolve_from(project: Project, uv: Uv, overlay: Overlay, question: Question, source: Source) -> Resolved:
-    roots = overlay.roots(project.settings.foundation.roots)
-    root_names = {canonicalize_name(root.name) for root in roots}
-    known = root_names | set(question.direct) | {pin.name for pin in lockfile.parse_pins(question.seed)}
+    task, pins = _compiled(project, uv, overlay, question, source)
+    roots = {canonicalize_name(root.name) for root in overlay.roots(project.settings.foundation.roots)}
+    resolution.require_pinned_roots(overlay, pins, roots=roots)
+    return _resolved(project, uv, overlay, source, task, pins, roots=roots, with_files=question.with_files)
+
+
+def resolve_without_foundation(project: Project, uv: Uv, question: Question, *, without: Collection[str]) -> Resolved:
+    """What the requirements would get if no overlay pinned a foundation: packages ``without`` bound nothing.
+
+    Raises as ``resolve_backend``.
+    """
+    nothing = Overlay(backend="without an overlay", path="constraints", constraints=())
+    asked = replace(question, excluded=tuple(sorted(without)))
+    task, pins = _compiled(project, uv, nothing, asked, Source())
+    return _resolved(project, uv, nothing, Source(), task, pins, roots=frozenset(), with_files=question.with_files)
+
+
+def _compiled(
+    project: Project, uv: Uv, overlay: Overlay, question: Question, source: Source
+) -> tuple[Compilation, tuple[Pin, ...]]:
+    """What uv was asked in the end, and its answer: every name that it met is bound to its own index."""
+    own_roots = project.settings.foundation.roots if overlay.constraints else ()
+    root_names = {canonicalize_name(root.name) for root in overlay.roots(own_roots)}
+    expected = {pin.name for pin in (*lockfile.parse_pins(question.seed), *question.pins)}
+    known = root_names | set(question.direct) | expected
     bindings = {name: index for name in known if (index := _binding(project, source, name)) is not None}
     for _ in range(_ROUNDS):
         task = _compilation(project, overlay, question, source, bindings)
@@ -228,7 +260,7 @@ def _resolve_from(project: Project, uv: Uv, overlay: Overlay, question: Question
         needed = {name: index for name, index in wanted.items() if name in {p.name for p in pins}}
         needed |= {name: i for name in root_names if (i := _binding(project, source, name))}
         if needed == bindings:
-            return _resolved(project, uv, overlay, source, task, pins)
+            return task, pins
         bindings = needed
     raise ResolutionError(f"the index bindings of {overlay.backend} do not settle", hint="look at [tool.mlenv.index]")
 
@@ -253,24 +285,28 @@ def _compilation(
     project: Project, overlay: Overlay, question: Question, source: Source, bindings: Mapping[str, str]
 ) -> Compilation:
     strip = not source.named
-    roots = [resolution.without_label(r) if strip else r for r in overlay.roots(project.settings.foundation.roots)]
+    own_roots = project.settings.foundation.roots if overlay.constraints else ()
+    roots = [resolution.without_label(r) if strip else r for r in overlay.roots(own_roots)]
     bounds = [resolution.without_label(b) if strip else b for b in overlay.bounds]
     generated = resolution.foundation_project(
         roots, bindings=bindings, indexes=project.indexes.named, python=question.python
     )
-    files = {
-        **question.files,
-        resolution.FOUNDATION_FILE: generated,
-        overlay.path: "".join(f"{bound}\n" for bound in bounds),
+    held = [f"{pin.name}=={pin.version}" for pin in question.pins if pin.version is not None]
+    constraints = {
+        overlay.path: [str(bound) for bound in bounds],
+        resolution.BOUNDS_FILE: list(question.bounds),
+        resolution.HELD_FILE: held,
     }
+    written = {path: "".join(f"{line}\n" for line in lines) for path, lines in constraints.items() if lines}
     return Compilation(
-        files=files,
+        files={**question.files, resolution.FOUNDATION_FILE: generated, **written},
         sources=(resolution.FOUNDATION_FILE, *question.sources),
-        constraints=(overlay.path,) if bounds else (),
+        constraints=tuple(written),
         config=index_module.to_uv_toml(project.indexes, names=set(bindings.values())),
         python=question.python,
         interpreter=question.interpreter,
         platform=question.platform,
+        excluded=question.excluded,
         seed=question.seed,
         upgrade=question.upgrade,
         allowed_builds=_allowed_builds(project),
@@ -303,9 +339,8 @@ def _of_local_project(error: ResolutionError, project: Project) -> ResolutionErr
 
 
 def _own_annotations_removed(pins: Sequence[Pin]) -> tuple[Pin, ...]:
-    return tuple(
-        replace(pin, via=tuple(v for v in pin.via if not v.startswith(f"{GENERATED_PROJECT} "))) for pin in pins
-    )
+    own = (f"{GENERATED_PROJECT} ", f"-c {resolution.OWN_FOLDER}/")
+    return tuple(replace(pin, via=tuple(via for via in pin.via if not via.startswith(own))) for pin in pins)
 
 
 def _resolved(
@@ -315,10 +350,22 @@ def _resolved(
     source: Source,
     task: Compilation,
     pins: Sequence[Pin],
+    *,
+    roots: Collection[str],
+    with_files: bool,
 ) -> Resolved:
-    roots = {canonicalize_name(root.name) for root in overlay.roots(project.settings.foundation.roots)}
-    resolution.require_pinned_roots(overlay, pins, roots=roots)
     foundation, application = resolution.split_layers(pins, names=project.names, roots=roots)
+    return Resolved(
+        backend=overlay.backend,
+        source=source,
+        foundation=tuple(foundation),
+        application=tuple(application),
+        files=_files(uv, task, pins) if with_files else {},
+    )
+
+
+def _files(uv: Uv, task: Compilation, pins: Sequence[Pin]) -> dict[str, Mapping[str, object]]:
+    """The files of what was chosen, as PEP 751 tables by name."""
     exact = "".join(f"{pin.name}=={pin.version}\n" for pin in pins if pin.version)
     again = replace(
         task,
@@ -328,15 +375,8 @@ def _resolved(
         upgrade=Upgrade(),
         output="pylock.toml",
     )
-    text = _offline_first(uv, again)
-    packages = tomllib.loads(text).get("packages", [])
-    return Resolved(
-        backend=overlay.backend,
-        source=source,
-        foundation=tuple(foundation),
-        application=tuple(application),
-        files={canonicalize_name(package["name"]): package for package in packages},
-    )
+    packages = tomllib.loads(_offline_first(uv, again)).get("packages", [])
+    return {canonicalize_name(package["name"]): package for package in packages}
 
 
 def _offline_first(uv: Uv, task: Compilation) -> str:
@@ -356,105 +396,4 @@ def _in_words(error: ResolutionError, overlay: Overlay) -> ResolutionError:
         for pin in {str(root), str(resolution.without_label(root))}:
             message = message.replace(f"this project requires {pin}", f"{overlay.path} pins {pin}")
             message = message.replace(f" and {pin}.", f", and {overlay.path} pins {pin}.")
-    return ResolutionError(f"{overlay.backend}: {message}", hint=error.hint)
-
-
-def agree(
-    overlays: Sequence[Overlay],
-    *,
-    lead: Callable[[Overlay, str, Upgrade | None], Resolved],
-    follow: Callable[[Overlay, str], Resolved],
-    objection: Callable[[Overlay, str], str | None],
-    seed: str,
-    upgrade: Upgrade,
-) -> dict[str, Resolved]:
-    """One set of Application pins that every overlay's own resolution arrives at.
-
-    Each overlay is resolved with the pins found so far preferred, the oldest torch first (``lead``), the others side by
-    side (``follow``), until all agree; so the pins of the result are exactly those of a full resolution for every
-    backend. Raises ResolutionError that names a package on which they can't agree, and each side's ``objection`` to the
-    other's pin.
-    """
-    order = sorted(overlays, key=_torch_age)
-    found: dict[str, Resolved] = {}
-    for turn in range(len(order) + 1):
-        first = order[turn % len(order)]
-        found[first.backend] = lead(first, seed, upgrade if turn == 0 else None)
-        pinned = preferences(found[first.backend].application, "")
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            answers = pool.map(partial(_swap(follow), pinned), [other for other in order if other is not first])
-            try:
-                found |= {answer.backend: answer for answer in answers}
-            except BaseException as error:
-                if not isinstance(error, Exception):  # interrupted: nobody waits for the others any more
-                    process.stop()
-                raise
-        if not disagreements(found):
-            return found
-        seed = preferences([pin for answer in found.values() for pin in answer.application], "")
-    raise _clash(order, disagreements(found), objection)
-
-
-def _clash(
-    overlays: Sequence[Overlay],
-    differing: Mapping[str, Mapping[str, str]],
-    objection: Callable[[Overlay, str], str | None],
-) -> ResolutionError:
-    """The first package on which two backends differ for a reason, with both reasons."""
-    told, hint = "", ""
-    for name, versions in differing.items():
-        first = next(iter(versions))
-        second = next(backend for backend in versions if versions[backend] != versions[first])
-        pair = {backend: _requirement(name, versions[backend]) for backend in (first, second)}
-        reasons = [
-            objection(overlay, pair[second if overlay.backend == first else first])
-            for overlay in overlays
-            if overlay.backend in pair
-        ]
-        sides = ", ".join(f"{backend} takes {version}" for backend, version in sorted(versions.items()))
-        told = f"no single set of pins was found for every backend: of {name}, {sides}"
-        hint = f'leave one out of the proof: [tool.mlenv] unproven = ["{first}"]; or move its torch in constraints/'
-        if all(reasons):
-            return ResolutionError("\n".join([told, *(reason for reason in reasons if reason)]), hint=hint)
-    return ResolutionError(told, hint=f"pin it in requirements.in to a version that fits all; or {hint}")
-
-
-def _requirement(name: str, version: str) -> str:
-    return f"{name} @ {version}" if "://" in version else f"{name}=={version}"
-
-
-def _swap(function: Callable[[Overlay, str], Resolved]) -> Callable[[str, Overlay], Resolved]:
-    return lambda seed, overlay: function(overlay, seed)
-
-
-def preferences(pins: Sequence[Pin], seed: str) -> str:
-    """Pins as text that uv prefers; of two for one name the older release. Hashes come from ``seed`` where they fit."""
-    old = {pin.name: pin for pin in lockfile.parse_pins(seed)}
-    chosen: dict[str, Pin] = {}
-    for pin in pins:
-        before = chosen.get(pin.name)
-        if before is None or _is_older(pin, before):
-            chosen[pin.name] = pin
-    merged = {**{name: pin for name, pin in old.items() if name not in chosen}, **chosen}
-    return lockfile.render_pins(replace(pin, via=(), marker=None) for pin in merged.values())
-
-
-def disagreements(found: Mapping[str, Resolved]) -> dict[str, dict[str, str]]:
-    """name → backend → version, for each Application package that two backends resolved differently."""
-    seen: dict[str, dict[str, str]] = {}
-    for backend, answer in found.items():
-        for pin in answer.application:
-            seen.setdefault(pin.name, {})[backend] = pin.version or pin.url or ""
-    return {name: versions for name, versions in sorted(seen.items()) if len(set(versions.values())) > 1}
-
-
-def _torch_age(overlay: Overlay) -> tuple[object, str]:
-    from packaging.version import Version
-
-    return (Version(overlay.torch_version or "0"), overlay.backend)
-
-
-def _is_older(pin: Pin, other: Pin) -> bool:
-    from packaging.version import Version
-
-    return bool(pin.version and other.version and Version(pin.version) < Version(other.version))
+    return _retold(error, f"{overlay.backend}: {message}")

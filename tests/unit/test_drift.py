@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 
-from mlenv import drift, lockfile, settings
+from mlenv import drift, lockfile, platforms, settings
 from mlenv.lockfile import Header, Pin
 from mlenv.project import Project
 
@@ -301,7 +301,7 @@ def test_no_lock_is_a_finding(locked: Locked) -> None:
     ],
 )
 def test_a_targets_variables_do_not_come_from_this_machine(platform: str, expected: tuple[str, ...]) -> None:
-    variables = drift.target_environment(platform, "3.13")
+    variables = platforms.environment(platform, "3.13")
     assert tuple(variables[n] for n in ("sys_platform", "platform_system", "os_name", "platform_machine")) == expected
     assert (variables["python_version"], variables["python_full_version"]) == ("3.13", "3.13.0")
     assert (variables["platform_release"], variables["platform_version"]) == ("", "")

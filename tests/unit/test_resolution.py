@@ -208,8 +208,28 @@ OLD, WINDOWS = Marker('python_version < "3.12"'), Marker('sys_platform == "win32
 def test_a_marker_is_kept_where_nothing_else_brings_the_package(
     via: tuple[str, ...], markers: list[Marker | None], expected: str | None
 ) -> None:
-    (found,) = resolution.with_markers([pin("a", *via)], {"a": markers} if markers else {})
+    direct = {"a": markers} if markers else {}
+    (found,) = resolution.joined({"linux-x86_64": {"a": pin("a", *via)}}, direct)
     assert found.marker == expected
+
+
+LINUX = 'sys_platform == "linux"'
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        ({"linux-x86_64": "1", "windows-x86_64": "1"}, [("1", None)]),
+        ({"windows-x86_64": "1"}, [("1", 'sys_platform == "win32"')]),
+        ({"linux-x86_64": "1", "windows-x86_64": "2"}, [("1", LINUX), ("2", 'sys_platform == "win32"')]),
+    ],
+)
+def test_platforms_that_differ_are_kept_apart_by_markers(
+    versions: dict[str, str], expected: list[tuple[str, str | None]]
+) -> None:
+    every = ("linux-x86_64", "windows-x86_64")
+    by_platform = {p: {"a": pin("a", "b", version=versions[p])} if p in versions else {} for p in every}
+    assert [(found.version, found.marker) for found in resolution.joined(by_platform, {})] == expected
 
 
 def test_equal_pins_of_two_backends_are_joined() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from mlenv.errors import (
+    ConflictError,
     EnvironmentBuildError,
     FaultError,
     IntegrityError,
@@ -47,7 +48,7 @@ SNAPSHOTS = (
             "conclude that all versions of a and all versions of c are incompatible.\n"
             "         And because you require a and c, we can conclude that your requirements are unsatisfiable.\n"
         ),
-        kind=ResolutionError,
+        kind=ConflictError,
         message=("all versions of c depend on b<2 and all versions of a depend on b>=2,\nand you require a and c."),
         hint=("loosen one of the two requirements, or move the other with `mlenv lock -P NAME`"),
     ),
@@ -262,7 +263,7 @@ SNAPSHOTS = (
             "         And because mlenv-inputs depends on vllm and torch==2.9.1, we can conclude that your "
             "requirements are unsatisfiable.\n"
         ),
-        kind=ResolutionError,
+        kind=ConflictError,
         message=(
             "all versions of vllm depend on torch<=2.9.0,\n"
             "and requirements.in requires vllm, and this project requires torch==2.9.1."
@@ -291,7 +292,7 @@ SNAPSHOTS = (
             "         And because mlenv-inputs depends on vllm>=0.8,<0.12 and torch==2.9.1, we can conclude that "
             "your requirements are unsatisfiable.\n"
         ),
-        kind=ResolutionError,
+        kind=ConflictError,
         message=(
             "vllm==0.8.1 depends on torch==2.6.0 and vllm==0.9.0 depends on torch==2.7.0,\n"
             "and vllm==0.10.0 depends on torch==2.7.1 and vllm==0.11.0 depends on torch==2.8.0,\n"
@@ -306,7 +307,7 @@ SNAPSHOTS = (
             "  cause: Because mlenv-inputs depends on numpy>=2 and numpy<2, we can conclude that your "
             "requirements are unsatisfiable.\n"
         ),
-        kind=ResolutionError,
+        kind=ConflictError,
         message=("requirements.in requires numpy>=2, and constraints/cu130.txt allows numpy<2."),
         hint=("loosen one of the two requirements, or move the other with `mlenv lock -P NAME`"),
     ),
@@ -319,7 +320,7 @@ SNAPSHOTS = (
             "         And because mlenv-inputs depends on torch==2.9.1, we can conclude that your requirements "
             "are unsatisfiable.\n"
         ),
-        kind=ResolutionError,
+        kind=ConflictError,
         message=(
             "torch==2.9.1 depends on sympy>=1.13.3 and requirements.in requires sympy<1.13,\n"
             "and this project requires torch==2.9.1."
@@ -333,7 +334,7 @@ SNAPSHOTS = (
             "  cause: Because mlenv-inputs depends on torch<2.9 and torch==2.9.1, we can conclude that your "
             "requirements are unsatisfiable.\n"
         ),
-        kind=ResolutionError,
+        kind=ConflictError,
         message=("requirements.in requires torch<2.9, and this project requires torch==2.9.1."),
         hint=("loosen one of the two requirements, or move the other with `mlenv lock -P NAME`"),
     ),
@@ -344,7 +345,7 @@ SNAPSHOTS = (
             "  cause: Because there is no version of torch==2.99.0 and mlenv-inputs depends on torch==2.99.0, we "
             "can conclude that your requirements are unsatisfiable.\n"
         ),
-        kind=ResolutionError,
+        kind=ConflictError,
         message=("there is no version of torch==2.99.0 and this project requires torch==2.99.0."),
         hint=("require a release that the index has"),
     ),
@@ -372,7 +373,7 @@ SNAPSHOTS = (
             "dependencies (e.g., oldpy==1.0 only supports >=3.13). Consider using a higher `--python-version` "
             "value.\n"
         ),
-        kind=ResolutionError,
+        kind=ConflictError,
         message=(
             "oldpy==1.0 depends on Python>=3.13, and the lock is for Python 3.11,\n"
             "and oldpy==2.0 depends on Python>=3.14, and the lock is for Python 3.11,\n"
@@ -395,7 +396,7 @@ SNAPSHOTS = (
             "\n"
             "hint: Wheels are available for `winonly` (v1.0) on the following platform: `win_amd64`\n"
         ),
-        kind=ResolutionError,
+        kind=ConflictError,
         message=(
             "winonly==1.0 has no wheels with a matching platform tag (e.g., `manylinux_2_28_x86_64`) and only "
             "winonly==1.0 is available,\n"
@@ -412,7 +413,7 @@ SNAPSHOTS = (
             "         And because mlenv-inputs depends on ex[gpu], we can conclude that your requirements are "
             "unsatisfiable.\n"
         ),
-        kind=ResolutionError,
+        kind=ConflictError,
         message=(
             "all versions of ex[gpu] depend on numpy>=3 and only numpy<=2.1.0 is available,\n"
             "and requirements.in requires ex[gpu]."
@@ -426,7 +427,7 @@ SNAPSHOTS = (
             "  cause: Because gone was not found in the package registry and mlenv-inputs depends on gone, we "
             "can conclude that your requirements are unsatisfiable.\n"
         ),
-        kind=ResolutionError,
+        kind=ConflictError,
         message=("gone was not found in the package registry and requirements.in requires gone."),
         hint=("check its spelling; a package of your own index needs a line in [tool.mlenv.index]"),
     ),
@@ -618,7 +619,7 @@ SNAPSHOTS = (
             "hint: Wheels are available for `vllm` (v0.15.1) on the following platforms: "
             "`manylinux_2_31_aarch64`, `manylinux_2_31_x86_64`\n"
         ),
-        kind=ResolutionError,
+        kind=ConflictError,
         message=(
             "vllm>=0.9.0 depends on torch>=2.7.0,<=2.11.0 or torch>=2.13.0,<=2.14.0,\n"
             "and requirements.in requires vllm>=0.9, and this project requires torch==2.15.0."

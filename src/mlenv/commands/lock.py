@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlenv import drift
 from mlenv.project import Project
-from mlenv.report import Finding, Outcome
+from mlenv.report import Outcome
 
 if TYPE_CHECKING:
     from mlenv.locking import NewLock
@@ -28,14 +28,15 @@ def check(project: Project) -> Outcome:
 def lock(project: Project, uv: Uv, *, upgrade: Upgrade, dry_run: bool, wait: float, progress: Progress) -> Outcome:
     """Make the lock and write it, or with ``dry_run`` only tell what would change. Raises as ``locking.make``."""
     from mlenv import locking  # `--check` does without the resolver
+    from mlenv.locking import Wish
     from mlenv.system.files import project_lock, write_atomically
 
     start = time.perf_counter()
     if dry_run:
-        made = locking.make(project, uv, upgrade=upgrade, progress=progress)
+        made = locking.make(project, uv, Wish(upgrade=upgrade), progress=progress)
     else:
         with project_lock(project.state, wait=wait, waiting=progress):
-            made = locking.make(project, uv, upgrade=upgrade, progress=progress)
+            made = locking.make(project, uv, Wish(upgrade=upgrade), progress=progress)
             if made.text != project.lock_text:
                 write_atomically(project.lock_path, made.text)
     return _outcome(project, made, dry_run=dry_run, seconds=time.perf_counter() - start)
@@ -46,14 +47,14 @@ def _outcome(project: Project, made: NewLock, *, dry_run: bool, seconds: float) 
     name = project.settings.lock
     lines = [str(change) for change in made.changes]
     if same:
-        lines.append(f"{name} is unchanged: {made.packages} packages ({seconds:.1f} s)")
+        lines.append(f"{name} is unchanged: {len(made.pins)} packages ({seconds:.1f} s)")
     elif dry_run:
-        lines.append(f"{name} would be written: {made.packages} packages; nothing was changed ({seconds:.1f} s)")
+        lines.append(f"{name} would be written: {len(made.pins)} packages; nothing was changed ({seconds:.1f} s)")
     else:
-        lines.append(f"wrote {name}: {made.packages} packages ({seconds:.1f} s)")
+        lines.append(f"wrote {name}: {len(made.pins)} packages ({seconds:.1f} s)")
     lines += ["", *_table(made)]
-    notes = tuple(Finding(kind="source-note", message=note, severity="note") for note in made.notes)
-    return Outcome(text="\n".join(lines), data=_data(made, changed=not same, dry_run=dry_run), findings=notes)
+    data = _data(made, changed=not same, dry_run=dry_run)
+    return Outcome(text="\n".join(lines), data=data, findings=made.findings)
 
 
 def _table(made: NewLock) -> list[str]:
@@ -68,7 +69,7 @@ def _data(made: NewLock, *, changed: bool, dry_run: bool) -> dict[str, Any]:
     return {
         "changed": changed,
         "written": changed and not dry_run,
-        "packages": made.packages,
+        "packages": len(made.pins),
         "changes": [vars(change) for change in made.changes],
         "proven": [vars(proof) for proof in made.proofs],
         "unproven": list(made.unproven),

@@ -11,6 +11,7 @@ from typing import Any
 from mlenv import build, drift, locking, plan
 from mlenv.build import Clock, Verify, Wanted
 from mlenv.errors import FindingError, PackageIndexError, ProjectError
+from mlenv.locking import Wish
 from mlenv.machine import Machine
 from mlenv.plan import Plan
 from mlenv.project import Project
@@ -19,7 +20,7 @@ from mlenv.system import generation
 from mlenv.system import uv as uv_module
 from mlenv.system.files import project_lock, write_atomically
 from mlenv.system.generation import Generation
-from mlenv.system.uv import Upgrade, Uv
+from mlenv.system.uv import Uv
 
 Progress = Callable[[str], None]
 
@@ -108,7 +109,7 @@ def _with_lock(project: Project, uv: Uv, request: Request, *, progress: Progress
     """The project with a current lock: a missing one is made, a stale one refused."""
     if project.lock_text is None and not request.locked:
         progress(f"there is no {project.settings.lock} yet; making it")
-        made = locking.make(project, uv, upgrade=Upgrade(), progress=progress)
+        made = locking.make(project, uv, Wish(), progress=progress)
         write_atomically(project.lock_path, made.text)
         return Project(root=project.root, settings=project.settings, environ=project.environ, notes=project.notes)
     _require_current(project, project.settings.lock)

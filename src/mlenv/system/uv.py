@@ -79,7 +79,8 @@ class Compilation:
     """One resolution: the files uv reads (path → text, inside a private folder), and what it is for.
 
     ``python`` is a version ("3.11"), ``platform`` one of mlenv's platforms, or None for the machine's own.
-    ``seed`` is an earlier output whose pins are preferred. ``allowed_builds`` are names and folders whose build code
+    ``excluded`` names are passed over as if nothing asked for them. ``seed`` is an earlier output whose pins are
+    preferred. ``allowed_builds`` are names and folders whose build code
     may run. ``config`` is the text of uv's configuration file.
     """
 
@@ -90,6 +91,7 @@ class Compilation:
     python: str
     interpreter: Path
     platform: str | None
+    excluded: tuple[str, ...] = ()
     seed: str = ""
     upgrade: Upgrade = Upgrade()
     output: Format = "requirements.txt"
@@ -254,6 +256,7 @@ def _compile_argv(uv: Uv, task: Compilation, output: Path) -> list[str | Path]:
     argv += ["--config-file", f"{_OWN}/uv.toml", "--python", task.interpreter, "--python-version", task.python]
     argv += ["--format", task.output, "--no-header", "--quiet", "--color", "never", "--index-strategy", "first-index"]
     argv += [word for constraint in task.constraints for word in ("--constraints", constraint)]
+    argv += ["--excludes", f"{_OWN}/excluded.txt"] if task.excluded else []
     if task.platform is not None:
         argv += ["--python-platform", UV_PLATFORMS[task.platform]]
     if task.output == "requirements.txt":
@@ -269,7 +272,8 @@ def _folder(task: Compilation) -> Iterator[Path]:
     """A private folder that holds what uv reads and nothing else."""
     with tempfile.TemporaryDirectory(prefix="mlenv-") as name:
         folder = Path(name).resolve()
-        for path, text in {**task.files, f"{_OWN}/uv.toml": task.config}.items():
+        excluded = "".join(f"{name}\n" for name in task.excluded)
+        for path, text in {**task.files, f"{_OWN}/uv.toml": task.config, f"{_OWN}/excluded.txt": excluded}.items():
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlenv.errors import (
+    ConflictError,
     EnvironmentBuildError,
     FaultError,
     IntegrityError,
@@ -260,7 +261,7 @@ def _resolution(text: str, files: Mapping[str, str]) -> MlenvError | None:
         )
     steps = tuple(_steps(text))
     message = _reason(steps, _Owners(files)) or shorten(text)
-    return ResolutionError(message, hint=_hint(message) + (f"; {_WHOLE}" if len(steps) > _FEW else ""))
+    return ConflictError(message, hint=_hint(message) + (f"; {_WHOLE}" if len(steps) > _FEW else ""))
 
 
 def _hint(message: str) -> str:

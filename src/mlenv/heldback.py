@@ -1,0 +1,156 @@
+"""What an overlay keeps far behind: the lock compared with what the requirements would get without any overlay.
+
+A pin of torch can push a package years back without a word (FACTS, uv 3: accelerate became 0.0.1). How far is measured
+in days between the two releases, as the index dates them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from packaging.version import Version
+
+from mlenv import solve
+from mlenv.errors import MlenvError, ResolutionError
+from mlenv.overlay import Overlay
+from mlenv.proof import Prover
+from mlenv.report import Finding
+from mlenv.resolution import NAMES_FILE, Resolved, without_label
+
+Progress = Callable[[str], None]
+_NEEDS = re.compile(r"(?P<who>[A-Za-z0-9._-]+)(?P<which>==[^\s,]+|[^\s,]*) depends on (?P<what>[A-Za-z0-9._-]+[^\s,]*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldBack:
+    """One package that overlays keep ``days`` behind; ``bounds`` says for each of them what does it, in words."""
+
+    name: str
+    version: str
+    instead_of: str
+    days: int
+    bounds: tuple[str, ...]
+
+    @property
+    def warning(self) -> Finding:
+        """It as a warning."""
+        return Finding(kind="held-back", message=str(self), hint=_hint((self,)), severity="warning")
+
+    def __str__(self) -> str:
+        """The sentence of the contract, with the distance."""
+        years = f"{self.days / 365:.1f} years" if self.days >= 365 else f"{self.days} days"
+        return f"{self.name} {self.version} instead of {self.instead_of} ({years} behind): {'; '.join(self.bounds)}"
+
+
+def find(
+    prover: Prover, found: Mapping[str, Resolved], overlays: Sequence[Overlay], *, progress: Progress
+) -> tuple[HeldBack, ...]:
+    """The packages that these overlays keep more than ``held-back-days`` behind, allowed ones left out.
+
+    ``found`` has the resolution of each overlay. Where what would be without overlays can't be resolved, nothing is
+    known to be held back, and that is said.
+    """
+    pins = {pin.name: pin.version or "" for answer in found.values() for pin in answer.application}
+    try:
+        foundation = {pin.name for answer in found.values() for pin in answer.foundation}
+        free = _without_foundation(prover, pins, foundation)
+    except MlenvError as error:
+        progress(f"note: what the overlays hold back can't be told: {error.message.splitlines()[0]}")
+        return ()
+    allowed = prover.project.settings.held_back_allow
+    suspects = {
+        pin.name: days
+        for pin in free.application
+        if pin.name in pins and pin.name not in allowed and pin.version
+        if (days := _days_behind(pin.name, pins[pin.name], pin.version, found, free)) is not None
+        if days > prover.project.settings.held_back_days
+    }
+    return tuple(_explained(suspects, pins, free, prover, overlays))
+
+
+def refuse(found: Sequence[HeldBack]) -> None:
+    """Raise ResolutionError where anything is held back."""
+    if not found:
+        return
+    told = "\n".join(f"  {one}" for one in found)
+    what = "a package is" if len(found) == 1 else f"{len(found)} packages are"
+    raise ResolutionError(f"{what} held back by the overlays:\n{told}", hint=_hint(found))
+
+
+def _hint(found: Iterable[HeldBack]) -> str:
+    names = ", ".join(f'"{one.name}"' for one in found)
+    return (
+        "move the overlay's pin in constraints/, bound the package in requirements.in to what you want, leave the "
+        f"backend out (unproven), or allow it: [tool.mlenv] held-back-allow = [{names}]"
+    )
+
+
+def _without_foundation(prover: Prover, pins: Iterable[str], foundation: Iterable[str]) -> Resolved:
+    """The requirements alone, no torch bounding anything, and beside them by name what only the foundation brings."""
+    asked = prover.question
+    files = {**asked.files, NAMES_FILE: "".join(f"{name}\n" for name in sorted(pins))}
+    alone = replace(asked, files=files, sources=(*asked.sources, NAMES_FILE), seed="")
+    without = {*foundation, *prover.project.catalogue.foundation_names.exact}
+    return solve.resolve_without_foundation(prover.project, prover.uv, alone, without=without)
+
+
+def _days_behind(
+    name: str, version: str, free_version: str, found: Mapping[str, Resolved], free: Resolved
+) -> int | None:
+    """How many days the locked release is older than the free one; None where it isn't, or an index gives no dates."""
+    if not version or Version(version) >= Version(free_version):
+        return None
+    ours = next((date for answer in found.values() if (date := _released(answer.files.get(name))) is not None), None)
+    theirs = _released(free.files.get(name))
+    return (theirs - ours).days if ours is not None and theirs is not None else None
+
+
+def _released(table: Mapping[str, object] | None) -> datetime | None:
+    """When the first file of a release (its PEP 751 table) was uploaded."""
+    files = [*_listed(table, "wheels"), *_listed(table, "sdist"), *_listed(table, "archive")]
+    dates = [date for file in files if isinstance(date := file.get("upload-time"), datetime)]
+    return min(dates, default=None)
+
+
+def _listed(table: Mapping[str, object] | None, key: str) -> list[Mapping[str, object]]:
+    value = (table or {}).get(key)
+    return value if isinstance(value, list) else [value] if isinstance(value, dict) else []
+
+
+def _explained(
+    suspects: Mapping[str, int], pins: Mapping[str, str], free: Resolved, prover: Prover, overlays: Sequence[Overlay]
+) -> Iterable[HeldBack]:
+    """Of the suspects those that an overlay refuses to have newer; the others only wait for an upgrade."""
+    for name, days in suspects.items():
+        newest = free.pins[name].version or ""
+        objections = [(overlay, prover.objection(overlay, f"{name}=={newest}")) for overlay in overlays]
+        bounds = tuple(_bound(overlay, name, told) for overlay, told in objections if told is not None)
+        if bounds:
+            yield HeldBack(name=name, version=pins[name], instead_of=newest, days=days, bounds=_joined(bounds))
+
+
+def _bound(overlay: Overlay, name: str, objection: str) -> str:
+    """``cu132 pins torch==2.15.0, vllm 0.33.0 needs torch==2.13.0``, or what uv says where it is longer than that."""
+    roots = {root.name: without_label(root) for root in overlay.roots()}
+    for needs in _NEEDS.finditer(objection):
+        what = re.match(r"[A-Za-z0-9._-]+", needs["what"])
+        if needs["who"] == name and what and what[0] in roots:
+            return f"{overlay.backend} pins {roots[what[0]]}, {name} {needs['which'][2:]} needs {needs['what']}"
+        if needs["who"] in roots and what and what[0] == name:
+            return f"{overlay.backend} pins {roots[needs['who']]}, which needs {needs['what']}"
+    return " ".join(objection.split())
+
+
+def _joined(bounds: Sequence[str]) -> tuple[str, ...]:
+    """Overlays that say the same, told once: ``cpu and cu132 pin ...``."""
+    by_reason: dict[str, list[str]] = {}
+    for bound in bounds:
+        backend, space, rest = bound.partition(" ")
+        by_reason.setdefault(rest if space else bound, []).append(backend)
+    return tuple(
+        f"{', '.join(backends)} {reason.replace('pins', 'pin', 1) if len(backends) > 1 else reason}"
+        for reason, backends in by_reason.items()
+    )
