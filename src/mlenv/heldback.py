@@ -16,9 +16,12 @@ from packaging.version import Version
 from mlenv import solve
 from mlenv.errors import MlenvError, ResolutionError
 from mlenv.overlay import Overlay
+from mlenv.project import Project
 from mlenv.proof import Prover
 from mlenv.report import Finding
 from mlenv.resolution import NAMES_FILE, Resolved, without_label
+from mlenv.solve import Question
+from mlenv.system.uv import Uv
 
 Progress = Callable[[str], None]
 _NEEDS = re.compile(r"(?P<who>[A-Za-z0-9._-]+)(?P<which>==[^\s,]+|[^\s,]*) depends on (?P<what>[A-Za-z0-9._-]+[^\s,]*)")
@@ -42,33 +45,77 @@ class HeldBack:
     def __str__(self) -> str:
         """The sentence of the contract, with the distance."""
         years = f"{self.days / 365:.1f} years" if self.days >= 365 else f"{self.days} days"
-        return f"{self.name} {self.version} instead of {self.instead_of} ({years} behind): {'; '.join(self.bounds)}"
+        return f"{self.name} {self.version} instead of {self.instead_of}: {'; '.join(self.bounds)} ({years} behind)"
 
 
 def find(
-    prover: Prover, found: Mapping[str, Resolved], overlays: Sequence[Overlay], *, progress: Progress
+    prover: Prover,
+    found: Mapping[str, Resolved],
+    overlays: Sequence[Overlay],
+    *,
+    free: Callable[[], Resolved],
+    progress: Progress,
 ) -> tuple[HeldBack, ...]:
     """The packages that these overlays keep more than ``held-back-days`` behind, allowed ones left out.
 
-    ``found`` has the resolution of each overlay. Where what would be without overlays can't be resolved, nothing is
-    known to be held back, and that is said.
+    ``found`` has the resolution of each overlay, ``free`` what ``without_foundation`` gave. Where that can't be
+    resolved nothing is known to be held back, and that is said.
     """
     pins = {pin.name: pin.version or "" for answer in found.values() for pin in answer.application}
     try:
-        foundation = {pin.name for answer in found.values() for pin in answer.foundation}
-        free = _without_foundation(prover, pins, foundation)
+        newest = free()
+        if not pins.keys() <= newest.pins.keys():  # what only the foundation brings was not known yet
+            foundation = {pin.name for answer in found.values() for pin in answer.foundation}
+            newest = without_foundation(prover.project, prover.uv, prover.question, names=pins, foundation=foundation)
     except MlenvError as error:
         progress(f"note: what the overlays hold back can't be told: {error.message.splitlines()[0]}")
         return ()
-    allowed = prover.project.settings.held_back_allow
-    suspects = {
-        pin.name: days
+    suspects = _behind(prover.project, pins, found, newest)
+    return tuple(_explained(suspects, pins, newest, prover, overlays))
+
+
+def without_foundation(
+    project: Project, uv: Uv, question: Question, *, names: Iterable[str], foundation: Iterable[str]
+) -> Resolved:
+    """What the requirements, and ``names`` beside them, would get if no torch bounded anything.
+
+    ``foundation`` names are passed over, whoever asks for them. Raises as ``solve.resolve_backend``.
+    """
+    without = {*foundation, *project.catalogue.foundation_names.exact}
+    files = {**question.files, NAMES_FILE: "".join(f"{name}\n" for name in sorted({*names} - without))}
+    alone = replace(question, files=files, sources=(*question.sources, NAMES_FILE), seed="")
+    return solve.resolve_without_foundation(project, uv, alone, without=without)
+
+
+def _behind(project: Project, pins: Mapping[str, str], found: Mapping[str, Resolved], free: Resolved) -> dict[str, int]:
+    """name → days, for each package that is further behind than the settings allow."""
+    days = {
+        pin.name: _days_behind(pin.name, pins[pin.name], pin.version, found, free)
         for pin in free.application
-        if pin.name in pins and pin.name not in allowed and pin.version
-        if (days := _days_behind(pin.name, pins[pin.name], pin.version, found, free)) is not None
-        if days > prover.project.settings.held_back_days
+        if pin.name in pins and pin.version and pin.name not in project.settings.held_back_allow
     }
-    return tuple(_explained(suspects, pins, free, prover, overlays))
+    return {name: far for name, far in days.items() if far is not None and far > project.settings.held_back_days}
+
+
+def instead_of(
+    error: ResolutionError, prover: Prover, overlays: Sequence[Overlay], direct: Iterable[str]
+) -> ResolutionError:
+    """``error`` with the reason why an old release was tried at all, where an overlay refuses the newest of a name."""
+    try:
+        free = without_foundation(prover.project, prover.uv, prover.question, names=(), foundation=())
+        asked = {name: free.pins[name].version for name in direct if name in free.pins}
+        told = [
+            f"{name} {version} can't be had: {_bound(overlay, name, objection)}"
+            for name, version in asked.items()
+            for overlay in overlays
+            if (objection := prover.objection(overlay, f"{name}=={version}")) is not None
+        ]
+    except MlenvError:
+        return error
+    if not told:
+        return error
+    message = "\n".join([*told, f"an older release was tried instead: {error.message}"])
+    return ResolutionError(message, hint=f"move torch in constraints/ to what it needs; or {error.hint}")
 
 
 def refuse(found: Sequence[HeldBack]) -> None:
@@ -86,15 +133,6 @@ def _hint(found: Iterable[HeldBack]) -> str:
         "move the overlay's pin in constraints/, bound the package in requirements.in to what you want, leave the "
         f"backend out (unproven), or allow it: [tool.mlenv] held-back-allow = [{names}]"
     )
-
-
-def _without_foundation(prover: Prover, pins: Iterable[str], foundation: Iterable[str]) -> Resolved:
-    """The requirements alone, no torch bounding anything, and beside them by name what only the foundation brings."""
-    asked = prover.question
-    files = {**asked.files, NAMES_FILE: "".join(f"{name}\n" for name in sorted(pins))}
-    alone = replace(asked, files=files, sources=(*asked.sources, NAMES_FILE), seed="")
-    without = {*foundation, *prover.project.catalogue.foundation_names.exact}
-    return solve.resolve_without_foundation(prover.project, prover.uv, alone, without=without)
 
 
 def _days_behind(
@@ -151,6 +189,6 @@ def _joined(bounds: Sequence[str]) -> tuple[str, ...]:
         backend, space, rest = bound.partition(" ")
         by_reason.setdefault(rest if space else bound, []).append(backend)
     return tuple(
-        f"{', '.join(backends)} {reason.replace('pins', 'pin', 1) if len(backends) > 1 else reason}"
+        f"{' and '.join(backends)} {reason.replace('pins', 'pin', 1) if len(backends) > 1 else reason}"
         for reason, backends in by_reason.items()
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from packaging.markers import Marker
@@ -10,14 +12,15 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from mlenv import drift, heldback, lockfile, plan, platforms, resolution
-from mlenv.errors import FindingError, ProjectError, ResolutionError, UsageError
+from mlenv.errors import ConflictError, FindingError, ProjectError, ResolutionError, UsageError
 from mlenv.lockfile import Header, Pin, Style
 from mlenv.overlay import Overlay
 from mlenv.project import CONSTRAINTS, Project
 from mlenv.proof import Prover
 from mlenv.report import Finding
-from mlenv.resolution import Change, Resolved
+from mlenv.resolution import Change, Resolved, Source
 from mlenv.solve import Question
+from mlenv.system import process
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Upgrade, Uv
 
@@ -81,13 +84,14 @@ def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred:
     python, origin = project.target_python
     if project.lock is None and not project.settings.python:
         progress(f"the lock is for Python {python} (from {origin})")
-    parts: dict[str, _OnPlatform] = {}
-    for platform in project.settings.platforms:
-        earlier = [pin for part in parts.values() for pin in _preferable(part)]
-        seed = _seed((*old, *earlier, *preferred), platforms.environment(platform, python))
-        parts[platform] = _on_platform(
-            project, uv, wish, overlays, platform, python=python, seed=seed, progress=progress
-        )
+    with _beside(project, uv, python=python, names=[pin.name for pin in old]) as free:
+        parts: dict[str, _OnPlatform] = {}
+        for platform in project.settings.platforms:
+            earlier = [pin for part in parts.values() for pin in _preferable(part)]
+            seed = _seed((*old, *earlier, *preferred), platforms.environment(platform, python))
+            question = _question(project, python=python, platform=platform, seed=seed)
+            parts[platform] = _on_platform(project, uv, wish, overlays, question, progress=progress)
+        held_back = _held_back(project, parts, free=free, progress=progress)
     pins = _application(project, parts)
     if wish.style.strip_extras:
         pins = [replace(pin, extras=()) for pin in pins]
@@ -104,21 +108,32 @@ def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred:
         changes=resolution.changes(project.lock.pins if project.lock else (), pins),
         proofs=tuple(_proofs(parts)),
         unproven=project.settings.unproven,
-        findings=(*_notes(parts.values()), *_held_back(project, parts, progress=progress)),
+        findings=(*_notes(parts.values()), *held_back),
     )
 
 
+@contextmanager
+def _beside(project: Project, uv: Uv, *, python: str, names: Iterable[str]) -> Iterator[Callable[[], Resolved]]:
+    """What would be without the overlays, resolved while the body resolves with them; the call waits for it."""
+    if project.settings.held_back == "off":
+        yield lambda: Resolved(backend="", source=Source(), foundation=(), application=())
+        return
+    question = _question(project, python=python, platform=project.settings.platforms[0], seed="")
+    foundation = project.lock.excluded if project.lock else ()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        started = pool.submit(heldback.without_foundation, project, uv, question, names=names, foundation=foundation)
+        try:
+            yield started.result
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                process.stop()
+            raise
+
+
 def _on_platform(
-    project: Project,
-    uv: Uv,
-    wish: Wish,
-    overlays: Sequence[Overlay],
-    platform: str,
-    *,
-    python: str,
-    seed: str,
-    progress: Progress,
+    project: Project, uv: Uv, wish: Wish, overlays: Sequence[Overlay], question: Question, *, progress: Progress
 ) -> _OnPlatform:
+    platform = question.platform or ""
     there = [overlay for overlay in overlays if project.catalogue.builds_for(overlay.backend, platform)]
     if not there:
         raise ProjectError(
@@ -126,11 +141,15 @@ def _on_platform(
             path="pyproject.toml",
             hint=f"add an overlay that has one (`mlenv init --backend cpu`), or take {platform} out of platforms",
         )
-    question = _question(project, python=python, platform=platform, seed=seed)
     prover = Prover(
         project=project, uv=uv, platform=platform, question=question, upgrade=wish.upgrade, progress=progress
     )
-    found = prover.agree(there)
+    try:
+        found = prover.agree(there)
+    except ConflictError:
+        raise
+    except ResolutionError as error:
+        raise heldback.instead_of(error, prover, there, sorted(question.direct)) from error
     _refuse_collisions(found)
     return _OnPlatform(prover=prover, found=found, overlays=there)
 
@@ -157,12 +176,14 @@ def _notes(parts: Iterable[_OnPlatform]) -> Iterable[Finding]:
     return (Finding(kind="source-note", message=note, severity="note") for note in dict.fromkeys(told))
 
 
-def _held_back(project: Project, parts: Mapping[str, _OnPlatform], *, progress: Progress) -> tuple[Finding, ...]:
+def _held_back(
+    project: Project, parts: Mapping[str, _OnPlatform], *, free: Callable[[], Resolved], progress: Progress
+) -> tuple[Finding, ...]:
     """What the overlays keep far behind, as warnings. Raises ResolutionError where the settings make it an error."""
     if project.settings.held_back == "off":
         return ()
     part = next(iter(parts.values()))
-    found = heldback.find(part.prover, part.found, part.overlays, progress=progress)
+    found = heldback.find(part.prover, part.found, part.overlays, free=free, progress=progress)
     if project.settings.held_back == "error":
         heldback.refuse(found)
     return tuple(one.warning for one in found)

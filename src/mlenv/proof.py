@@ -73,6 +73,13 @@ class Prover:
         files = {**self.question.files, resolution.CLASH_FILE: f"{requirement}\n"}
         sources = (*self.question.sources, resolution.CLASH_FILE)
         asked = replace(self.question, files=files, sources=sources, seed="", with_files=False)
+        try:  # a yes from the cache is enough
+            self._timed(overlay, replace(asked, fall_back=False), replace(self.uv, offline=True))
+        except MlenvError:
+            return self._refusal(overlay, asked)
+        return None
+
+    def _refusal(self, overlay: Overlay, asked: Question) -> str | None:
         try:
             self._timed(overlay, asked, self.uv)
         except ResolutionError as error:
