@@ -36,6 +36,10 @@ class Solver(Protocol):
         """The resolution that is wanted: the pins of before are kept where they fit."""
         ...
 
+    def announce(self, overlays: Sequence[Overlay]) -> None:
+        """These are proven next, side by side."""
+        ...
+
     def prove(self, overlay: Overlay, *, bounds: tuple[str, ...], pins: tuple[Pin, ...]) -> Resolved:
         """The resolution with exactly these pins, and what else this overlay needs."""
         ...
@@ -86,6 +90,7 @@ class _Search:
             except ConflictError as error:
                 return error
 
+        self.solver.announce(overlays)
         with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
             try:
                 return list(zip(overlays, pool.map(prove, overlays), strict=True))

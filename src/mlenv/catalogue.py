@@ -16,15 +16,6 @@ _MINOR = re.compile(r"(\d+)\.(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnownNames:
-    """The foundation's names: ``exact``, fnmatch ``patterns``, and what a pattern takes though it isn't foundation."""
-
-    exact: tuple[str, ...]
-    patterns: tuple[str, ...]
-    excluded: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class DriverFloor:
     """The oldest driver that runs builds of one CUDA major, by operating system."""
 
@@ -114,7 +105,6 @@ class Catalogue:
     releases: tuple[Release, ...]
     driver_floors: Mapping[int, DriverFloor]
     sass: SassRule
-    foundation_names: KnownNames
     index_urls: Mapping[str, str]
 
     def backend(self, name: str) -> Backend:
@@ -204,7 +194,6 @@ def load() -> Catalogue:
 def parse(data: Mapping[str, Any]) -> Catalogue:
     """The catalogue of a parsed TOML document of data/catalogue.toml's shape."""
     floors = {row["cuda_major"]: row for row in data["driver_family"]}
-    names = data["foundation"]
     return Catalogue(
         backends={row["name"]: _backend(row) for row in data["backend"]},
         releases=tuple(_release(row) for row in data["release"]),
@@ -213,9 +202,6 @@ def parse(data: Mapping[str, Any]) -> Catalogue:
             for major, row in floors.items()
         },
         sass=_sass(data["sass"]),
-        foundation_names=KnownNames(
-            exact=tuple(names["exact"]), patterns=tuple(names["patterns"]), excluded=tuple(names["excluded"])
-        ),
         index_urls={channel: data["index"][channel] for channel in ("stable", "nightly")},
     )
 

@@ -6,13 +6,14 @@ paid at every start.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import cached_property, wraps
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -46,7 +47,13 @@ class Session:
     color: str = "auto"
     offline: bool = False
     json: bool = False
+    output_format: str = "text"
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+    @property
+    def as_json(self) -> bool:
+        """Whether results are told as JSON."""
+        return self.json or self.output_format == "json"
 
     def progress(self, line: str) -> None:
         """Say what is going on, on standard error."""
@@ -58,16 +65,29 @@ class Session:
         if self.verbose:
             self._say(line, err=True)
 
-    def project(self, overrides: Mapping[str, object] | None = None) -> Project:
-        """The project this call works on; notes of its settings are told."""
-        from mlenv import settings
-        from mlenv.project import Project
+    @cached_property
+    def root(self) -> Path:
+        """The folder of the project this call works on. Raises UsageError where ``--project`` is none."""
+        from mlenv.location import find_root
 
         start = (self.folder or Path.cwd()).resolve()
         if not start.is_dir():
             raise UsageError(f"--project {start} is not a folder", hint="name the folder that holds requirements.in")
-        root = settings.find_root(start) if self.folder is None else start
-        loaded, notes = settings.load(root, environ=self.environ, overrides=overrides or {})
+        return find_root(start) if self.folder is None else start
+
+    def project(self, overrides: Mapping[str, object] | None = None, *, machine_files: bool = True) -> Project:
+        """The project this call works on; notes of its settings are told.
+
+        Without ``machine_files`` the user's and the system's settings are left unread.
+        """
+        from mlenv import settings
+        from mlenv.project import Project
+
+        root = self.root
+        nowhere = None if machine_files else Path(os.devnull, "mlenv.toml")  # there is no such file
+        loaded, notes = settings.load(
+            root, environ=self.environ, overrides=overrides or {}, user_file=nowhere, system_file=nowhere
+        )
         settings.refuse_unfinished(loaded)
         for note in notes:
             self.progress(f"note: {note}")
@@ -98,7 +118,10 @@ class Session:
 
     def show(self, outcome: Outcome) -> NoReturn:
         """Print an outcome and leave with its exit status."""
-        if self.json:
+        if self.output_format == "github":
+            for finding in outcome.findings:
+                self._say(_workflow_command(finding.severity, str(finding.message), finding.path, finding.line))
+        if self.as_json:
             import json
 
             findings = [finding.as_json() for finding in outcome.findings]
@@ -130,7 +153,9 @@ class Session:
         from mlenv.system.uv_messages import mask
 
         message, hint = mask(error.message), mask(error.hint) if error.hint else None
-        if self.json:
+        if self.output_format == "github":
+            self._say(_workflow_command("error", message, str(error.path) if error.path else None, error.line))
+        if self.as_json:
             import json
 
             told = {"code": int(error.code), "message": message, "where": error.where, "hint": hint}
@@ -174,6 +199,20 @@ def _silence(stream: TextIO) -> None:
         os.close(nowhere)
 
 
+def _workflow_command(severity: str, message: str, path: str | None, line: int | None) -> str:
+    """A finding as GitHub Actions shows it beside the file and line."""
+    kind = {"warning": "warning", "note": "notice"}.get(severity, "error")
+    place = {"file": path, "line": line, "title": "mlenv"}
+    properties = ",".join(f"{key}={_escaped(str(value), ':,')}" for key, value in place.items() if value is not None)
+    return f"::{kind} {properties}::{_escaped(message, '')}"
+
+
+def _escaped(text: str, more: str) -> str:
+    for sign in "%\r\n" + more:
+        text = text.replace(sign, f"%{ord(sign):02X}")
+    return text
+
+
 def _detail(error: BaseException | None) -> str | None:
     """All that uv said, of the error or of what it was made from."""
     while error is not None:
@@ -192,7 +231,15 @@ _COMMON: tuple[Callable[..., Any], ...] = (
     click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="When to use colour."),
     click.option("--offline", is_flag=True, help="Use uv's cache and no network."),
 )
-_JSON = click.option("--json", "json", is_flag=True, help="Report as JSON on standard output.")
+_REPORTING: tuple[Callable[..., Any], ...] = (
+    click.option("--json", "json", is_flag=True, help="Report as JSON on standard output."),
+    click.option(
+        "--output-format",
+        type=click.Choice(["text", "json", "github"]),
+        default="text",
+        help="text, json, or annotations for GitHub Actions.",
+    ),
+)
 
 
 def command(*, reports: bool = True, backend: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -204,7 +251,7 @@ def command(*, reports: bool = True, backend: bool = False) -> Callable[[Callabl
     def wrap(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
         def call(**options: Any) -> None:
-            shared = ("folder", "quiet", "verbose", "color", "offline", "json")
+            shared = ("folder", "quiet", "verbose", "color", "offline", "json", "output_format")
             session = Session(**_shared({name: options.pop(name) for name in shared if name in options}))
             asked = options.pop("asked", [])
             if backend:
@@ -212,7 +259,7 @@ def command(*, reports: bool = True, backend: bool = False) -> Callable[[Callabl
             else:
                 _guarded(session, lambda: function(session, **options))
 
-        for option in reversed((*_COMMON, *((_JSON,) if reports else ()))):
+        for option in reversed((*_COMMON, *(_REPORTING if reports else ()))):
             call = option(call)
         return call
 
@@ -223,7 +270,8 @@ def _shared(own: dict[str, Any]) -> dict[str, Any]:
     """The options every command has, given behind the command or before it."""
     before = click.get_current_context().find_root().obj or {}
     return {
-        name: before.get(name) or value if value in (None, False, 0, "auto") else value for name, value in own.items()
+        name: before.get(name) or value if value in (None, False, 0, "auto", "text") else value
+        for name, value in own.items()
     }
 
 
@@ -268,13 +316,20 @@ for _option in reversed(_COMMON):
     cli = _option(cli)
 
 
+_PATHS = click.Path(path_type=Path)
+
+
 @cli.command("lock")
+@click.argument("sources", nargs=-1, type=_PATHS, metavar="[SRC]...")
 @click.option(
     "-P", "--upgrade-package", "packages", multiple=True, metavar="NAME[==V]", help="Let this pin move; repeatable."
 )
 @click.option("-U", "--upgrade", "everything", is_flag=True, help="Let every pin move.")
+@click.option("--refresh-hashes", is_flag=True, help="Take the hashes that the index lists now; pins stay.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would change; write nothing.")
 @click.option("--check", is_flag=True, help="Say whether the lock is current: offline, no resolving, writes nothing.")
+@click.option("--resolve", is_flag=True, help="With --check: resolve anew as well, and compare.")
+@click.option("--verify-hashes", is_flag=True, help="Compare every hash with the index; write nothing.")
 @click.option(
     "--backend",
     "backends",
@@ -283,6 +338,22 @@ for _option in reversed(_COMMON):
     help="Prove on this backend only (`--check` then calls the others new); repeatable.",
 )
 @click.option("--python-version", "python", metavar="VERSION", help="The Python the lock is for, such as 3.12.")
+@click.option("--universal", is_flag=True, help="One lock for every platform that mlenv knows.")
+@click.option("-o", "--output-file", "output", type=_PATHS, metavar="FILE", help="Write this lock.")
+@click.option(
+    "-c", "--constraint", "constraints", multiple=True, type=_PATHS, metavar="FILE", help="Bounds; repeatable."
+)
+@click.option("--extra", "extras", multiple=True, metavar="NAME", help="This extra of a pyproject.toml; repeatable.")
+@click.option("--all-extras", is_flag=True, help="Every extra of a pyproject.toml.")
+@click.option("--group", "groups", multiple=True, metavar="NAME", help="This dependency group; repeatable.")
+@click.option(
+    "--unsafe-package", "unsafe", multiple=True, metavar="NAME", help="Leave it out too, as foundation; repeatable."
+)
+@click.option("--strip-extras", is_flag=True, help="Write pins without extras.")
+@click.option("--no-annotate", is_flag=True, help="Write no `# via` comments.")
+@click.option(
+    "--annotation-style", type=click.Choice(["split", "line"]), default="split", show_default=True, help="Of `# via`."
+)
 @click.option(
     "--wait",
     type=click.FloatRange(min=0),
@@ -292,20 +363,11 @@ for _option in reversed(_COMMON):
     help="Wait for another mlenv.",
 )
 @command()
-def lock_command(
-    session: Session,
-    *,
-    packages: tuple[str, ...],
-    everything: bool,
-    dry_run: bool,
-    check: bool,
-    backends: tuple[str, ...],
-    python: str | None,
-    wait: float,
-) -> None:
+def lock_command(session: Session, *, wait: float, **options: Any) -> None:
     """Resolve the Application against every overlay and write the lock.
 
-    Existing pins and hashes stay unless an upgrade is asked for.
+    Existing pins and hashes stay unless an upgrade is asked for. SRC, -o and what follows it are pip-compile's: without
+    them the files of the settings are read and written.
 
     \b
     mlenv lock                            after a change of requirements.in
@@ -313,23 +375,28 @@ def lock_command(
     mlenv lock -P transformers==5.20.0    this one
     mlenv lock --dry-run -U               what a full upgrade would change
     mlenv lock --check                    for hooks and CI
+    mlenv lock dev.in -o dev.txt          another pair of files
     """
+    from mlenv import freshness
     from mlenv.commands import lock
+    from mlenv.lock_options import LockOptions
 
-    given = {"backends": backends or None, "python": python}
-    project = session.project({key: value for key, value in given.items() if value is not None})
-    if check:
-        if packages or everything or dry_run:
-            raise UsageError(
-                "--check only looks; it goes with no upgrade and no --dry-run", hint="leave the others out"
-            )
-        session.show(lock.check(project))
-    from mlenv.system.uv import Upgrade
-
-    upgrade = Upgrade(everything=everything, packages=packages)
-    session.show(
-        lock.lock(project, session.uv(), upgrade=upgrade, dry_run=dry_run, wait=wait, progress=session.progress)
-    )
+    asked = LockOptions(**options)
+    asked.refuse_contradictions()
+    overrides = asked.overrides(session.root)
+    if asked.check and not asked.resolve:
+        if (found := freshness.unchanged(session.root, overrides)) is not None:
+            session.show(lock.current(*found))
+        # A hook's answer depends on the project's files and its arguments alone.
+        session.environ = {name: value for name, value in session.environ.items() if not name.startswith("MLENV_")}
+        session.show(lock.check(session.project(overrides, machine_files=False)))
+    project = session.project(overrides)
+    if asked.verify_hashes:
+        session.show(lock.verify_hashes(project, session.uv(), progress=session.progress))
+    wish = asked.wish(project, overrides)
+    if asked.check:
+        session.show(lock.check_by_resolving(project, session.uv(), wish, progress=session.progress))
+    session.show(lock.lock(project, session.uv(), wish, dry_run=asked.dry_run, wait=wait, progress=session.progress))
 
 
 def _request(word: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -583,6 +650,7 @@ def _on_terminate(number: int, frame: object) -> None:
 
 def main() -> None:
     """The console script."""
+    gc.disable()  # a short life: looking for garbage costs a tenth of it
     for name in ("SIGTERM", "SIGHUP"):
         if (number := getattr(signal, name, None)) is not None:
             with suppress(ValueError):  # not the main thread

@@ -30,14 +30,18 @@ def overlays(project: Project) -> dict[str, str]:
     """path → digest of the meaning of every overlay that the lock is proven on."""
     from mlenv.overlay import meaning
 
-    return {o.path: digest(meaning(o)) for name, o in project.overlays.items() if name not in project.settings.unproven}
+    return {
+        o.path: digest(meaning(o))
+        for name, o in project.locked_overlays.items()
+        if name not in project.settings.unproven
+    }
 
 
 def settings(project: Project) -> str:
-    """The digest of the settings that shape the lock."""
+    """The digest of the settings that shape the lock, uv.toml's bounds on upload times among them."""
     from mlenv.settings import lock_meaning
 
-    return digest(lock_meaning(project.settings))
+    return digest(lock_meaning(project.settings) + project.upload_bounds)
 
 
 def check_lock(project: Project) -> tuple[Finding, ...]:
@@ -71,6 +75,12 @@ def check_lock(project: Project) -> tuple[Finding, ...]:
         *_target(project, lock, lock.header),
         *_contents(project, lock),
     )
+
+
+def check_body(project: Project) -> tuple[Finding, ...]:
+    """Whether there is a lock whose body is as mlenv wrote it; nothing else of ``check_lock``."""
+    spoiled = ("lock-missing", "lock-conflict", "lock-torn", "lock-foreign", "lock-newer", "lock-edited")
+    return tuple(finding for finding in check_lock(project) if finding.kind in spoiled)
 
 
 def _body(project: Project, lock: Lock, header: Header) -> tuple[Finding, ...]:

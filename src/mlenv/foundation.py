@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import combinations
 
 from packaging.utils import canonicalize_name
@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 ROOT_NAMES = ("torch", "torchvision", "torchaudio", "tensorflow", "jax")
 """What is chosen by an overlay wherever one pins it (CONTRACT, Words: Roots)."""
 
-_CUDA_SUFFIX = re.compile(r"(?P<component>.+?)-(?P<suffix>cu(?:da)?\d+x?)")
+_CUDA_SUFFIX = r"(?P<component>.+?)-(?P<suffix>cu(?:da)?\d+x?)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +47,27 @@ class FoundationNames:
         return frozenset(canonicalize_name(name) for name in self.exact)
 
 
+@cache
+def known_names() -> FoundationNames:
+    """The names that come with mlenv (data/foundation.toml)."""
+    import pkgutil  # importlib.resources costs ten times as much to import
+    import tomllib
+
+    text = pkgutil.get_data("mlenv.data", "foundation.toml")
+    assert text is not None
+    data = tomllib.loads(text.decode("utf-8"))
+    return FoundationNames(
+        exact=tuple(data["exact"]), patterns=tuple(data["patterns"]), excluded=tuple(data["excluded"])
+    )
+
+
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, canonicalize_name(pattern)) for pattern in patterns)
 
 
 def cuda_family(name: str) -> tuple[str, str] | None:
     """(component, CUDA suffix) of a package that carries one: ``nvidia-nccl-cu13`` → ``("nvidia-nccl", "cu13")``."""
-    found = _CUDA_SUFFIX.fullmatch(canonicalize_name(name))
+    found = re.fullmatch(_CUDA_SUFFIX, canonicalize_name(name))
     return (found["component"], found["suffix"]) if found else None
 
 

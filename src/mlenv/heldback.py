@@ -81,7 +81,7 @@ def without_foundation(
 
     ``foundation`` names are passed over, whoever asks for them. Raises as ``solve.resolve_backend``.
     """
-    without = {*foundation, *project.catalogue.foundation_names.exact}
+    without = {*foundation, *project.names.exact}
     files = {**question.files, NAMES_FILE: "".join(f"{name}\n" for name in sorted({*names} - without))}
     alone = replace(question, files=files, sources=(*question.sources, NAMES_FILE), seed="")
     return solve.resolve_without_foundation(project, uv, alone, without=without)

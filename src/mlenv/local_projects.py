@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from mlenv.errors import ProjectError
+from mlenv.errors import ProjectError, did_you_mean
 from mlenv.requirement_lines import (
     FLAT_INDEX_HINT,
     INSIDE_HINT,
@@ -116,17 +116,76 @@ def find_local_project(root: Path, path: str, line: Line, folder: FolderLine) ->
     )
 
 
-def stated_dependencies(path: str, text: str) -> tuple[str | None, tuple[Named | WheelUrl, ...]]:
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What of a pyproject.toml is asked for beside its dependencies: extras (``*``: all), dependency groups."""
+
+    extras: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+
+DEPENDENCIES_ALONE = Chosen()
+
+
+def stated_dependencies(path: str, text: str, chosen: Chosen) -> tuple[str | None, tuple[Named | WheelUrl, ...]]:
     """``[project]`` of a pyproject.toml with this text: its canonical name (None without one) and its dependencies.
 
-    Raises ProjectError with file and line where they are left to the build, or can't be understood or trusted.
+    Those of the chosen extras and groups come after them. Raises ProjectError with file and line where they are left
+    to the build, can't be understood or trusted, or where there is no such extra or group.
     """
-    project = _table(_toml(text, path), "project")
+    document = _toml(text, path)
+    project = _table(document, "project")
     if _left_open(project, "dependencies"):
         hint = 'name the file they are in: [tool.mlenv] requirements = ["requirements.in"]'
         raise ProjectError("[project] leaves its dependencies to the build", path=path, hint=hint)
-    entries = _dependencies(project.get("dependencies", []), path, text)
-    return _name(project, path), entries
+    name = _name(project, path)
+    entries = [*_dependencies(project.get("dependencies", []), path, text)]
+    entries += _of_extras(project, name, chosen.extras, path, text)
+    entries += _of_groups(document, chosen.groups, path, text)
+    return name, tuple(entries)
+
+
+def _of_extras(
+    project: Mapping[str, Any], name: str | None, extras: Iterable[str], path: str, text: str
+) -> Iterator[Named | WheelUrl]:
+    """The dependencies of extras, those that an extra takes in as ``NAME[other]`` included."""
+    there = {canonicalize_name(key): value for key, value in _table(project, "optional-dependencies").items()}
+    waiting, seen = [key for extra in extras for key in (there if extra == "*" else (canonicalize_name(extra),))], set()
+    while waiting:
+        extra = waiting.pop(0)
+        if extra in seen:
+            continue
+        seen.add(extra)
+        if extra not in there:
+            hint = did_you_mean(extra, there, otherwise=f"there are {', '.join(there) or 'none'}")
+            raise ProjectError(f"[project.optional-dependencies] has no extra {extra!r}", path=path, hint=hint)
+        for entry in _dependencies(there[extra], path, text):
+            if name is not None and canonicalize_name(entry.requirement.name) == name:
+                waiting += sorted(canonicalize_name(other) for other in entry.requirement.extras)
+            else:
+                yield entry
+
+
+def _of_groups(
+    document: Mapping[str, Any], groups: Sequence[str], path: str, text: str
+) -> tuple[Named | WheelUrl, ...]:
+    """The dependencies of dependency groups (PEP 735), included groups with them."""
+    if not groups:
+        return ()
+    from packaging.dependency_groups import resolve_dependency_groups
+
+    there = _table(document, "dependency-groups")
+    for group in groups:
+        if canonicalize_name(group) not in map(canonicalize_name, there):
+            hint = did_you_mean(group, there, otherwise=f"there are {', '.join(there) or 'none'}")
+            raise ProjectError(f"[dependency-groups] has no group {group!r}", path=path, hint=hint)
+    try:
+        listed = resolve_dependency_groups(there, *groups)
+    except Exception as error:  # it raises groups of ValueError, LookupError and TypeError
+        causes = getattr(error, "exceptions", (error,))
+        told = "; ".join(str(cause) for cause in causes)
+        raise ProjectError(f"[dependency-groups] is wrong: {told}", path=path, hint="correct the table") from error
+    return _dependencies(list(listed), path, text)
 
 
 # ----------------------------------------------------------------------------------------------------------- the folder

@@ -11,7 +11,7 @@ from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from mlenv import drift, heldback, lockfile, plan, platforms, resolution
+from mlenv import drift, freshness, heldback, lockfile, plan, platforms, resolution
 from mlenv.errors import ConflictError, FindingError, ProjectError, ResolutionError, UsageError
 from mlenv.lockfile import Header, Pin, Style
 from mlenv.overlay import Overlay
@@ -40,12 +40,16 @@ class Proof:
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What ``mlenv lock`` is asked to do with what is there: which pins may move, whether hashes are fetched anew."""
+    """What ``mlenv lock`` is asked to do with what is there: which pins may move, whether hashes are fetched anew.
+
+    ``overrides`` are the settings of the command line.
+    """
 
     upgrade: Upgrade = field(default_factory=Upgrade)
     refresh_hashes: bool = False
     style: Style = field(default_factory=Style)
     command: str = "mlenv lock"
+    overrides: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +73,31 @@ class _OnPlatform:
     overlays: Sequence[Overlay]
 
 
+def make_all(project: Project, uv: Uv, wish: Wish, *, progress: Progress) -> list[tuple[Project, NewLock]]:
+    """Every lock of the project, the main one first; its pins are preferred in those of backends apart.
+
+    Each with the project as that lock sees it. Raises as ``make``.
+    """
+    made: list[tuple[Project, NewLock]] = []
+    for part in project.locks:
+        alone = part.alone is not None
+        preferred = made[0][1].pins if alone and made else ()
+        asked = wish if not alone else replace(wish, upgrade=_where_locked(part, wish.upgrade))
+        made.append((part, make(part, uv, asked, progress=progress, preferred=preferred)))
+    return made
+
+
+def _where_locked(part: Project, upgrade: Upgrade) -> Upgrade:
+    """The upgrade as far as it is about packages that this lock has."""
+    there = {pin.name for pin in part.lock.pins} if part.lock is not None else set()
+    packages = tuple(text for text in upgrade.packages if _upgraded(text) in there)
+    return replace(upgrade, packages=packages)
+
+
 def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred: Iterable[Pin] = ()) -> NewLock:
     """Resolve the Application against every overlay on every platform, and render the lock.
 
-    Existing pins are kept unless the wish lets them move; ``preferred`` are pins that are taken next, where they fit.
+    Existing pins are kept unless the wish lets them move; ``preferred`` are pins that are taken before those.
     Raises UsageError for an upgrade of a name that isn't there, ProjectError for files that can't be used,
     ResolutionError, PackageIndexError.
     """
@@ -88,20 +113,23 @@ def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred:
         parts: dict[str, _OnPlatform] = {}
         for platform in project.settings.platforms:
             earlier = [pin for part in parts.values() for pin in _preferable(part)]
-            seed = _seed((*old, *earlier, *preferred), platforms.environment(platform, python))
+            seed = _seed((*preferred, *old, *earlier), platforms.environment(platform, python))
             question = _question(project, python=python, platform=platform, seed=seed)
             parts[platform] = _on_platform(project, uv, wish, overlays, question, progress=progress)
         held_back = _held_back(project, parts, free=free, progress=progress)
     pins = _application(project, parts)
     if wish.style.strip_extras:
         pins = [replace(pin, extras=()) for pin in pins]
-    text = lockfile.render(
+    body = lockfile.render(
         header=_header(project, python, parts),
         pins=pins,
         excluded=_left_out(project, parts.values()),
         command=wish.command,
         style=wish.style,
     )
+    text = freshness.stamped(body, project.root, drift.inputs(project), wish.overrides)
+    if project.lock_text not in (None, body) and freshness.unstamped(project.lock_text or "") == body:
+        text = project.lock_text  # a comment in an input is no reason to write the lock
     return NewLock(
         text=text,
         pins=tuple(pins),
@@ -202,7 +230,7 @@ def _seed(pins: Iterable[Pin], environment: Mapping[str, str]) -> str:
 
 
 def _proven_overlays(project: Project) -> list[Overlay]:
-    chosen = [overlay for name, overlay in project.overlays.items() if name not in project.settings.unproven]
+    chosen = [overlay for name, overlay in project.locked_overlays.items() if name not in project.settings.unproven]
     if not chosen:
         raise ProjectError(
             "there is no overlay to resolve against",
@@ -279,6 +307,7 @@ def _question(project: Project, *, python: str, platform: str, seed: str) -> Que
     return Question(
         files=requirements.mirror(),
         sources=requirements.roots,
+        constraints=requirements.constraints,
         python=python,
         interpreter=uv_module.base_interpreter(),
         platform=platform,

@@ -19,8 +19,8 @@ from mlenv.foundation import ROOT_NAMES
 from mlenv.requirement_lines import canonical
 from mlenv.requirements import named_lines
 
-_STEM = re.compile(r"[a-z0-9][a-z0-9.]*")
-_BUILD = re.compile(r"(cpu|xpu|cu\d+|rocm\d+(?:\.\d+)*)(?![a-z0-9])")
+_STEM = r"[a-z0-9][a-z0-9.]*"
+_BUILD = r"(cpu|xpu|cu\d+|rocm\d+(?:\.\d+)*)(?![a-z0-9])"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ def load_overlays(root: Path, folder: str = "constraints") -> Mapping[str, Overl
     except OSError as error:
         raise ProjectError(f"can't be read: {error.strerror}", path=folder, hint="check its permissions") from error
     backends = [name.removesuffix(".txt") for name in names if name.endswith(".txt")]
-    return {name: parse_overlay(root, f"{folder}/{name}.txt") for name in sorted(filter(_STEM.fullmatch, backends))}
+    return {name: parse_overlay(root, f"{folder}/{name}.txt") for name in sorted(backends) if re.fullmatch(_STEM, name)}
 
 
 def meaning(overlay: Overlay) -> str:
@@ -164,8 +164,8 @@ def _with_extras(requirement: Requirement, extras: frozenset[str]) -> Requiremen
 def _require_label(entry: Constraint, backend: str, path: str) -> None:
     """A pin of one build can't stand in the overlay of another; a backend with a name of its own may hold any."""
     label = Version(entry.pin).local if entry.pin is not None else None
-    built = _BUILD.match(label or "")
-    if built and _BUILD.fullmatch(backend) and built[1] != backend:
+    built = re.match(_BUILD, label or "")
+    if built and re.fullmatch(_BUILD, backend) and built[1] != backend:
         raise ProjectError(
             f"{entry.requirement} is a build for {built[1]}, and this overlay is for {backend}",
             path=path,

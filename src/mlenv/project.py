@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlenv.catalogue import Catalogue
     from mlenv.foundation import FoundationNames
     from mlenv.indexes import Indexes
-    from mlenv.lockfile import Lock
+    from mlenv.lockfile import Lock, Pin
     from mlenv.overlay import Overlay
     from mlenv.requirements import Requirements
     from mlenv.settings import Settings
@@ -28,12 +28,49 @@ CONSTRAINTS = "constraints"
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """One project. ``notes`` are what the settings had to say. Files are read at first use; errors name them."""
+    """One project. ``notes`` are what the settings had to say. Files are read at first use; errors name them.
+
+    ``alone`` is the backend whose own lock it is looked at through, beside ``main_lock``; None for the main lock.
+    """
 
     root: Path
     settings: Settings
     environ: Mapping[str, str]
     notes: tuple[Finding, ...] = ()
+    alone: str | None = None
+    main_lock: str = ""
+
+    @property
+    def locks(self) -> tuple[Project, ...]:
+        """The project as each of its locks sees it: the main one, then those of backends with a lock of their own."""
+        own = tuple(self.of_lock(backend) for backend in self.overlays if self._own_lock(backend) is not None)
+        return (self, *own) if self.locked_overlays or not own else own
+
+    def of_lock(self, backend: str) -> Project:
+        """The project as the lock that serves ``backend`` sees it; this one where that is the main lock."""
+        own = self._own_lock(backend)
+        if own is None or self.alone is not None:
+            return self
+        python = self.settings.python or (self.target_python[0] if self.lock_text is not None else None)
+        settings = replace(self.settings, lock=own, python=python)
+        return replace(self, settings=settings, alone=backend, main_lock=self.settings.lock)
+
+    @property
+    def main_pins(self) -> tuple[Pin, ...]:
+        """The pins of the main lock, whatever state it is in."""
+        main = replace(self, settings=replace(self.settings, lock=self.main_lock), alone=None)
+        return main.lock.pins if main.lock is not None else ()
+
+    def _own_lock(self, backend: str) -> str | None:
+        chosen = self.settings.per_backend.get(backend)
+        return chosen.lock if chosen is not None else None
+
+    @property
+    def locked_overlays(self) -> Mapping[str, Overlay]:
+        """The overlays that this lock is for."""
+        if self.alone is not None:
+            return {self.alone: self.overlay(self.alone)}
+        return {name: overlay for name, overlay in self.overlays.items() if self._own_lock(name) is None}
 
     @property
     def lock_path(self) -> Path:
@@ -73,9 +110,12 @@ class Project:
     @cached_property
     def requirements(self) -> Requirements:
         """The requirements files, includes resolved. Raises ProjectError with file and line."""
+        from mlenv.local_projects import Chosen
         from mlenv.requirements import parse_all
 
-        return parse_all(self.root, self.settings.requirements)
+        settings = self.settings
+        chosen = Chosen(extras=settings.extras, groups=settings.groups)
+        return parse_all(self.root, settings.requirements, chosen=chosen, constraints=settings.constraints)
 
     @cached_property
     def indexes(self) -> Indexes:
@@ -83,6 +123,17 @@ class Project:
         from mlenv.indexes import load_indexes
 
         return load_indexes(self.root, environ=self.environ, index_urls=self.settings.index_urls)
+
+    @property
+    def upload_bounds(self) -> str:
+        """What uv.toml says of upload times, one ``key = value`` line each: it shapes the lock. Raises ProjectError."""
+        text = read_text(self.root / "uv.toml", shown="uv.toml") or ""
+        if "exclude-newer" not in text:
+            return ""
+        from mlenv.indexes import parse
+
+        said = parse(text, path="uv.toml", folder=self.root).forwarded
+        return "".join(f"{key} = {said[key]}\n" for key in sorted(said) if key.startswith("exclude-newer"))
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -94,17 +145,12 @@ class Project:
     @cached_property
     def names(self) -> FoundationNames:
         """Which names the foundation owns here."""
-        from mlenv.foundation import FoundationNames
+        from mlenv.foundation import known_names
 
-        known = self.catalogue.foundation_names
         chosen = self.settings.foundation
-        return FoundationNames(
-            exact=known.exact,
-            patterns=known.patterns,
-            excluded=known.excluded,
-            include=(*chosen.include, *(root.partition("[")[0].strip() for root in chosen.roots)),
-            exclude=tuple(chosen.exclude),
-        )
+        roots = (root.partition("[")[0].strip() for root in chosen.roots)
+        include = (*chosen.include, *self.settings.unsafe_packages, *roots)
+        return replace(known_names(), include=include, exclude=tuple(chosen.exclude))
 
     @cached_property
     def target_python(self) -> tuple[str, str]:

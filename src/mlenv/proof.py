@@ -46,12 +46,16 @@ class Prover:
         self.progress(f"resolving for {self._called(overlay)}{within}")
         return self._timed(overlay, replace(self.question, bounds=bounds, upgrade=self.upgrade), self.uv)
 
+    def announce(self, overlays: Sequence[Overlay]) -> None:
+        """See ``agreement.Solver``."""
+        for overlay in overlays:
+            self.progress(f"proving {self._called(overlay)}")
+
     def prove(self, overlay: Overlay, *, bounds: tuple[str, ...], pins: tuple[Pin, ...]) -> Resolved:
         """See ``agreement.Solver``.
 
         The cache has just seen all of it; it may be older than the index, so it counts where it brings nothing new.
         """
-        self.progress(f"proving {self._called(overlay)}")
         held = replace(self.question, bounds=bounds, pins=pins, upgrade=_exact(self.upgrade))
         known = {(pin.name, pin.version) for pin in (*pins, *lockfile.parse_pins(held.seed))}
         try:

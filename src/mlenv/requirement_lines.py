@@ -11,7 +11,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import unquote, urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
@@ -26,23 +25,22 @@ _LONGEST = 4000  # below the digits at which int() refuses, so that a version ca
 _DEEPEST = 50  # a marker's parentheses are read recursively
 _SHOWN = 160
 
-_COMMENT = re.compile(r"(?:^|\s)#")
-_CONFLICT = re.compile(r"(<{7}|={7}|>{7}|\|{7})(\s|$)")
+# Patterns are texts: each is compiled when it is first used, as compiling all would cost every start.
+_COMMENT = r"(?:^|\s)#"
+_CONFLICT = r"(<{7}|={7}|>{7}|\|{7})(\s|$)"
 # Line separators that only Python knows, and characters that make a line look like another one.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_OPTION = re.compile(r"(?P<name>--[A-Za-z][\w-]*|-[A-Za-z])(?:\s*=\s*|\s+)?(?P<value>.*)", re.DOTALL)
-_LATER_OPTION = re.compile(r"\s(--?[A-Za-z][\w-]*)")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
-_VCS = re.compile(r"(?:^|[\s@])((?:git|hg|svn|bzr)\+|git://|git@[^\s/]+:)", re.IGNORECASE)
-_FOLDER = re.compile(
-    r"(?P<path>[^\[#]+|.*?)(?:\[(?P<extras>[^\]]*)\])?(?:#egg=(?P<name>[\w.-]+)(?:\[(?P<more>[^\]]*)\])?)?", re.DOTALL
-)
-_SHA256 = re.compile(r"sha256=[0-9a-fA-F]{64}")
-_URL_WITH_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?=[^/?#\s]*[:@])\S*@")
-_BARE_USER = re.compile(r"(?<!\S)(?!(?:[^\s:]*@)?file:[^\s:]*(?:\s|$))\S*?:(?!//)\S*@")
-_QUERY = re.compile(r"(://[^\s?#]*)\?[^\s#]*")
+_CONTROL = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
+_OPTION = r"(?s)(?P<name>--[A-Za-z][\w-]*|-[A-Za-z])(?:\s*=\s*|\s+)?(?P<value>.*)"
+_LATER_OPTION = r"\s(--?[A-Za-z][\w-]*)"
+_SCHEME = r"([A-Za-z][A-Za-z0-9+.-]+):"
+_VCS = r"(?i)(?:^|[\s@])((?:git|hg|svn|bzr)\+|git://|git@[^\s/]+:)"
+_FOLDER = r"(?s)(?P<path>[^\[#]+|.*?)(?:\[(?P<extras>[^\]]*)\])?(?:#egg=(?P<name>[\w.-]+)(?:\[(?P<more>[^\]]*)\])?)?"
+_SHA256 = r"sha256=[0-9a-fA-F]{64}"
+_URL_WITH_USER = r"([A-Za-z][A-Za-z0-9+.-]*://)(?=[^/?#\s]*[:@])\S*@"
+_BARE_USER = r"(?<!\S)(?!(?:[^\s:]*@)?file:[^\s:]*(?:\s|$))\S*?:(?!//)\S*@"
+_QUERY = r"(://[^\s?#]*)\?[^\s#]*"
 _PART = r"(?:egg=[\w.,\[\]-]*|subdirectory=[\w./-]*|(?:md5|sha\d+)=[0-9a-fA-F]*)"
-_FRAGMENT = re.compile(rf"(://[^\s#]*)#(?!{_PART}(?:&{_PART})*(?:\s|$))\S*")
+_FRAGMENT = rf"(://[^\s#]*)#(?!{_PART}(?:&{_PART})*(?:\s|$))\S*"
 
 _INCLUDES: Mapping[str, Kind] = {
     "-r": "requirement",
@@ -179,7 +177,7 @@ def logical_lines(text: str) -> Iterator[Line]:
     parts: list[str] = []
     for number, physical in enumerate(unix_ends(text.removeprefix("\ufeff")).split("\n"), 1):
         comment = physical.lstrip().startswith("#")
-        if _CONFLICT.match(physical):
+        if re.match(_CONFLICT, physical):
             yield from _line(parts, number - len(parts))
             parts = []
         elif physical.endswith("\\") and not comment:
@@ -197,7 +195,7 @@ def classify(line: Line) -> Named | WheelUrl | FolderLine | IncludeLine | None:
         return None
     if line.text.startswith("-"):
         return _option(line.text)
-    later = _LATER_OPTION.search(line.text)
+    later = re.search(_LATER_OPTION, line.text)
     if later:
         raise _option_refusal(later[1], line.text)
     return _requirement(line.text, number=line.number, comment=line.comment)
@@ -238,8 +236,8 @@ def canonical(requirement: Requirement) -> str:
 
 def masked(text: str) -> str:
     """The text with ``***`` for what may be secret in an address: user, password, query, unknown fragment."""
-    hidden = _BARE_USER.sub("***@", _URL_WITH_USER.sub(r"\1***@", text))
-    return _FRAGMENT.sub(r"\1#***", _QUERY.sub(r"\1?***", hidden))
+    hidden = re.sub(_BARE_USER, "***@", re.sub(_URL_WITH_USER, r"\1***@", text))
+    return re.sub(_FRAGMENT, r"\1#***", re.sub(_QUERY, r"\1?***", hidden))
 
 
 # --------------------------------------------------------------------------------------------------- from text to lines
@@ -249,9 +247,9 @@ def _line(parts: Sequence[str], number: int) -> Iterator[Line]:
     raw = "".join(parts)
     if not raw.strip(" \t"):
         return
-    found = _COMMENT.search(raw)
+    found = re.search(_COMMENT, raw)
     text, comment = (raw[: found.start()], raw[found.end() :].strip()) if found else (raw, None)
-    torn = any(_COMMENT.search(part) for part in parts[:-1])
+    torn = any(re.search(_COMMENT, part) for part in parts[:-1])
     yield Line(text=text.strip(), number=number, comment=comment, raw=raw, torn=torn)
 
 
@@ -260,10 +258,10 @@ def _line(parts: Sequence[str], number: int) -> Iterator[Line]:
 
 def _refuse_text(line: Line) -> None:
     """What no line may hold, whatever it is; in a comment only characters that would end it."""
-    if control := _CONTROL.search(line.raw):
+    if control := re.search(_CONTROL, line.raw):
         message = f"a control character (U+{ord(control[0]):04X}) is refused"
         raise Refusal("refused-line", message, hint="delete it; it makes programs read different lines")
-    if _CONFLICT.match(line.text):
+    if re.match(_CONFLICT, line.text):
         hint = "resolve the merge, then run `mlenv lock`"
         raise Refusal("conflict-marker", "a conflict marker of git was left here", hint=hint)
     if line.torn:
@@ -277,7 +275,7 @@ def _refuse_text(line: Line) -> None:
 
 
 def _option(text: str) -> FolderLine | IncludeLine:
-    found = _OPTION.fullmatch(text)
+    found = re.fullmatch(_OPTION, text)
     if found is None:
         raise Refusal("refused-option", "this is no requirement", hint="delete the line", shown=_shown(text))
     name, value = found["name"], found["value"].strip()
@@ -307,7 +305,7 @@ def _include(value: str, kind: Kind, text: str) -> IncludeLine:
         words = []
     if len(words) != 1 or not words[0]:
         raise Refusal("refused-include", "one file is named here", hint="write -r PATH or -c PATH", shown=_shown(text))
-    if _SCHEME.match(words[0]):
+    if re.match(_SCHEME, words[0]):
         hint = "copy the file into the project and name its path"
         raise Refusal("refused-include", "only files of the project are included", hint=hint, shown=_shown(text))
     return IncludeLine(path=words[0], kind=kind)
@@ -316,7 +314,7 @@ def _include(value: str, kind: Kind, text: str) -> IncludeLine:
 def _editable(value: str, text: str) -> FolderLine:
     if value[:1] in ("'", '"') and value[-1:] == value[:1]:
         value = value[1:-1]
-    if later := _LATER_OPTION.search(f" {value}"):
+    if later := re.search(_LATER_OPTION, f" {value}"):
         raise _option_refusal(later[1], text)
     _refuse_address(value)
     try:
@@ -334,7 +332,7 @@ def _editable(value: str, text: str) -> FolderLine:
 def _requirement(text: str, *, number: int, comment: str | None) -> Named | WheelUrl | FolderLine:
     """A line of PEP 508, a bare URL or a path."""
     _refuse_address(text)
-    scheme = _SCHEME.match(text)
+    scheme = re.match(_SCHEME, text)
     if scheme and scheme[1].lower() == "file":
         return _folder(text, editable=False)
     if scheme and scheme[1].lower() in ("http", "https"):
@@ -365,11 +363,13 @@ def _parsed(text: str) -> Requirement:
 
 def _refuse_address(text: str) -> None:
     """Refuse version control and credentials wherever in a line they stand."""
-    if _VCS.search(text):
+    if ":" not in text:  # no address is without one
+        return
+    if re.search(_VCS, text):
         message = "version control is refused, as it can't be hashed"
         raise Refusal("refused-vcs", message, hint=_HASHABLE, shown=_shown(text))
     if masked(text) != text:
-        user = _URL_WITH_USER.search(text) or _BARE_USER.search(text)
+        user = re.search(_URL_WITH_USER, text) or re.search(_BARE_USER, text)
         part = "credentials is refused" if user else "a query or fragment is refused, as it may hold a token"
         raise Refusal("refused-credentials", f"an address with {part}", hint=_WITHOUT_SECRET, shown=_shown(text))
 
@@ -382,7 +382,7 @@ def _with_name(text: str) -> str:
 
 def _from_url(requirement: Requirement, *, number: int, comment: str | None, editable: bool) -> WheelUrl | FolderLine:
     url = requirement.url or ""
-    scheme = _SCHEME.match(url)
+    scheme = re.match(_SCHEME, url)
     if scheme is None or scheme[1].lower() == "file":
         if requirement.marker is not None:
             raise _marker_refusal(str(requirement))
@@ -399,6 +399,8 @@ def _from_url(requirement: Requirement, *, number: int, comment: str | None, edi
 
 def _wheel_name(url: str) -> str:
     """The canonical name in a wheel's URL. Raises Refusal where the URL isn't one that can be hashed and trusted."""
+    from urllib.parse import unquote, urlsplit  # files with URLs are rare, and imports are paid at every start
+
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -411,7 +413,7 @@ def _wheel_name(url: str) -> str:
         sdist = filename.endswith((".tar.gz", ".tgz", ".zip", ".tar.bz2", ".tar.xz"))
         message = "a source distribution runs code when it is read" if sdist else "this is no wheel"
         raise Refusal("refused-url", message, hint=_HASHABLE, shown=_shown(url))
-    if parts.fragment and not _SHA256.fullmatch(parts.fragment):
+    if parts.fragment and not re.fullmatch(_SHA256, parts.fragment):
         message = "after # only sha256=<64 hexadecimal digits> is accepted"
         raise Refusal("refused-url", message, hint="delete what follows #", shown=_shown(url))
     if parts.scheme == "http" and not parts.fragment:
@@ -433,10 +435,10 @@ def _folder(text: str, *, editable: bool) -> FolderLine:
     """``./libs/x[extra]``, also with the ``#egg=name`` of old files."""
     if re.search(r"\s;|;\s", text):
         raise _marker_refusal(text)
-    if (scheme := _SCHEME.match(text)) and scheme[1].lower() != "file":
+    if (scheme := re.match(_SCHEME, text)) and scheme[1].lower() != "file":
         message = "only https addresses of wheels, and folders of the project, are accepted"
         raise Refusal("refused-url", message, hint=_HASHABLE, shown=_shown(text))
-    found = _FOLDER.fullmatch(text)
+    found = re.fullmatch(_FOLDER, text)
     if found is None or not found["path"].strip() or "#" in found["path"]:
         raise Refusal("refused-path", "this is no path of a local project", hint=INSIDE_HINT, shown=_shown(text))
     words = [word.strip() for part in (found["extras"], found["more"]) for word in (part or "").split(",")]
@@ -451,12 +453,14 @@ def _local_path(text: str) -> str:
     """The path in ``text``, which may be a ``file:`` URL. Raises Refusal for another machine's or system's paths."""
     if "\\" in text or re.match(r"[A-Za-z]:", text):
         raise Refusal("refused-path", "a path of Windows is refused", hint=INSIDE_HINT, shown=_shown(text))
+    from urllib.parse import unquote
+
     path = text
     if text.lower().startswith("file:"):
         path = unquote(text[5:])
         path = path.removeprefix("//localhost") if path.startswith("//localhost/") else path
         path = path[2:] if path.startswith("///") else path
-        if _CONTROL.search(path):
+        if re.search(_CONTROL, path):
             raise Refusal("refused-path", "a control character is refused", hint=INSIDE_HINT)
     if path.startswith("//"):
         raise Refusal("refused-path", "a path on another machine is refused", hint=INSIDE_HINT, shown=_shown(text))
@@ -473,5 +477,5 @@ def _shown(text: str) -> str:
     option = re.search(r"(?:^|\s)(--?[A-Za-z][\w-]*)", text)
     if option and option[1] not in _OPTIONS_WITH_ADDRESS:
         text = f"{text[: option.end()]} ..." if option.end() < len(text) else text
-    hidden = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", masked(text))
+    hidden = re.sub(_CONTROL, "\N{REPLACEMENT CHARACTER}", masked(text))
     return hidden if len(hidden) <= _SHOWN else f"{hidden[:_SHOWN]}..."

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlenv.errors import ProjectError
-from mlenv.local_projects import LocalProject, find_local_project, stated_dependencies
+from mlenv.local_projects import DEPENDENCIES_ALONE, Chosen, LocalProject, find_local_project, stated_dependencies
 from mlenv.report import Finding
 from mlenv.requirement_lines import (
     FolderLine,
@@ -30,6 +30,7 @@ from mlenv.requirement_lines import (
 from mlenv.textfile import inside, require_text
 
 _DEEPEST = 50  # includes are read recursively
+_PROJECT_FILE = "pyproject.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +58,11 @@ class RequirementsFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Requirements:
-    """The files that were asked for (``roots``) and what they include, each before its own includes."""
+    """The files that were asked for (``roots``, ``constraints``) and what they include, each before its includes."""
 
     roots: tuple[str, ...]
     files: tuple[RequirementsFile, ...]
+    constraints: tuple[str, ...] = ()
 
     @property
     def direct(self) -> tuple[tuple[RequirementsFile, Named | WheelUrl], ...]:
@@ -99,13 +101,27 @@ def parse(root: Path, path: str) -> Requirements:
     return parse_all(root, (path,))
 
 
-def parse_all(root: Path, paths: Sequence[str]) -> Requirements:
-    """Read several files, ``pyproject.toml`` among them, and what they include. Raises ProjectError as ``parse``."""
+def parse_all(
+    root: Path, paths: Sequence[str], *, chosen: Chosen = DEPENDENCIES_ALONE, constraints: Sequence[str] = ()
+) -> Requirements:
+    """Read several files, ``pyproject.toml`` among them, and what they include; ``constraints`` only bound the rest.
+
+    ``chosen`` says which extras and groups of a pyproject.toml count. Raises ProjectError as ``parse``.
+    """
     found: dict[tuple[str, Kind], RequirementsFile] = {}
     names = [inside(root, path) for path in paths]
+    if (chosen.extras or chosen.groups) and not any(Path(name).name == _PROJECT_FILE for name in names):
+        hint = f'only {_PROJECT_FILE} has extras and groups: [tool.mlenv] requirements = ["{_PROJECT_FILE}"]'
+        raise ProjectError("extras or groups are asked for, and no such file is", path=_PROJECT_FILE, hint=hint)
+    bounds = [inside(root, path) for path in constraints]
+    reading = _Reading(root=root, chosen=chosen, found=found)
     for name in names:
-        _walk(root, name, "requirement", (), found)
-    return Requirements(roots=tuple(dict.fromkeys(names)), files=tuple(found.values()))
+        _walk(reading, name, "requirement", ())
+    for name in bounds:
+        _walk(reading, name, "constraint", ())
+    return Requirements(
+        roots=tuple(dict.fromkeys(names)), files=tuple(found.values()), constraints=tuple(dict.fromkeys(bounds))
+    )
 
 
 def meaning(file: RequirementsFile) -> str:
@@ -159,14 +175,22 @@ def named_lines(root: Path, path: str, *, what: str) -> tuple[Named, ...]:
 # --------------------------------------------------------------------------------------------------- files and includes
 
 
-def _walk(
-    root: Path, path: str, kind: Kind, above: tuple[str, ...], found: dict[tuple[str, Kind], RequirementsFile]
-) -> None:
-    """Read ``path`` and what it includes into ``found``; ``above`` are the files that led here."""
-    if (path, kind) in found:
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """What is read: the project's folder, what counts of its pyproject.toml, the files that were found."""
+
+    root: Path
+    chosen: Chosen
+    found: dict[tuple[str, Kind], RequirementsFile]
+
+
+def _walk(reading: _Reading, path: str, kind: Kind, above: tuple[str, ...]) -> None:
+    """Read ``path`` and what it includes into ``reading.found``; ``above`` are the files that led here."""
+    if (path, kind) in reading.found:
         return
-    file = _read_file(root, path, kind)
-    found[path, kind] = file
+    file = _read_file(reading, path, kind)
+    reading.found[path, kind] = file
+    root = reading.root
     for entry in file.entries:
         if isinstance(entry, Include):
             chain = (*above, path)
@@ -177,27 +201,27 @@ def _walk(
                 raise ProjectError(message, path=path, line=entry.line, hint="delete this line")
             if len(chain) > _DEEPEST:
                 raise ProjectError("includes are nested too deeply", path=path, line=entry.line, hint="join some files")
-            _walk(root, entry.path, entry.kind, chain, found)
+            _walk(reading, entry.path, entry.kind, chain)
 
 
-def _read_file(root: Path, path: str, kind: Kind) -> RequirementsFile:
-    text = require_text(root, path)
-    if Path(path).name == "pyproject.toml":
-        return _read_project(path, text)
+def _read_file(reading: _Reading, path: str, kind: Kind) -> RequirementsFile:
+    text = require_text(reading.root, path)
+    if Path(path).name == _PROJECT_FILE:
+        return _read_project(path, text, reading.chosen)
     entries: list[Entry] = []
     for line in logical_lines(text):
         try:
             entry = classify(line)
             if entry is not None:
-                entries.append(_looked_up(root, path, kind, line, entry))
+                entries.append(_looked_up(reading.root, path, kind, line, entry))
         except Refusal as refusal:
             raise refusal.at(path, line.number) from None
     return RequirementsFile(path=path, kind=kind, entries=tuple(entries))
 
 
-def _read_project(path: str, text: str) -> RequirementsFile:
-    """``pyproject.toml`` as a requirements file: ``[project] dependencies``. Raises ProjectError."""
-    name, entries = stated_dependencies(path, text)
+def _read_project(path: str, text: str, chosen: Chosen) -> RequirementsFile:
+    """``pyproject.toml`` as a requirements file: ``[project] dependencies``, chosen extras and groups."""
+    name, entries = stated_dependencies(path, text, chosen)
     return RequirementsFile(path=path, kind="requirement", entries=entries, project=name or "project")
 
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from packaging.utils import canonicalize_name
-
 from mlenv import __version__, platforms
 from mlenv.errors import FaultError, MlenvError, ProjectError, UsageError, did_you_mean
 from mlenv.report import Finding
@@ -35,18 +33,19 @@ _PROVEN = "proven"  # what the list ``backends`` is called where there is a tabl
 
 _PROJECT_ONLY = "this setting comes from the project's files and the command line alone"
 
-_BACKEND = re.compile(r"[a-z0-9][a-z0-9.]*")
-_PYTHON = re.compile(r"3\.\d{1,3}(\.\d{1,3})?")
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-_ROOT = re.compile(rf"{_NAME.pattern}\s*(\[[A-Za-z0-9._,\s-]*\])?")
-_PATTERN = re.compile(r"[A-Za-z0-9._*?\[\]!-]+")
-_BRACES = re.compile(r"\{([^{}]*)\}")
+# Patterns are texts: each is compiled when it is first used, as compiling all would cost every start.
+_BACKEND = r"[a-z0-9][a-z0-9.]*"
+_PYTHON = r"3\.\d{1,3}(\.\d{1,3})?"
+_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+_ROOT = rf"{_NAME}\s*(\[[A-Za-z0-9._,\s-]*\])?"
+_PATTERN = r"[A-Za-z0-9._*?\[\]!-]+"
+_BRACES = r"\{([^{}]*)\}"
 
-_BACKENDS_LIST = re.compile(r"^\s*backends\s*=", re.MULTILINE)
-_BACKENDS_TABLE = re.compile(r"^\s*\[tool\.mlenv\.backends\.", re.MULTILINE)
-_HEADER = re.compile(r"\s*\[\[?([^\[\]]+)\]\]?\s*(?:#.*)?$")
+_BACKENDS_LIST = r"(?m)^\s*backends\s*="
+_BACKENDS_TABLE = r"(?m)^\s*\[tool\.mlenv\.backends\."
+_HEADER = r"\s*\[\[?([^\[\]]+)\]\]?\s*(?:#.*)?$"
 _PART = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
-_ENTRY = re.compile(rf"\s*({_PART}(?:\s*\.\s*{_PART})*)\s*=")
+_ENTRY = rf"\s*({_PART}(?:\s*\.\s*{_PART})*)\s*="
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +85,10 @@ class Settings:
     python: str | None = None
     platforms: tuple[str, ...] = ("linux-x86_64",)
     requirements: tuple[str, ...] = ("requirements.in",)
+    extras: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    unsafe_packages: tuple[str, ...] = ()
     lock: str = "requirements.txt"
     environment: str = ".venv"
     layout: Literal["link", "directory"] = "link"
@@ -190,19 +193,6 @@ def load(
     return settings, tuple(notes)
 
 
-def find_root(start: Path) -> Path:
-    """The nearest folder from ``start`` up that has requirements.in, constraints/ or ``[tool.mlenv]``.
-
-    A folder with ``.git`` is the last one looked at. Where there is none, ``start`` itself.
-    """
-    for folder in (start, *start.parents):
-        if _is_root(folder):
-            return folder
-        if (folder / ".git").exists():
-            break
-    return start
-
-
 def lock_meaning(settings: Settings) -> str:
     """Canonical text of the settings that shape the lock, for a digest: one ``key = value`` line each, sorted.
 
@@ -218,21 +208,29 @@ def lock_meaning(settings: Settings) -> str:
 
 def refuse_unfinished(settings: Settings) -> None:
     """Raise ProjectError for a setting whose meaning is not there yet: passing over it would look like obeying."""
-    own_lock = next((name for name, chosen in settings.per_backend.items() if chosen.lock is not None), None)
     unfinished = {
         'layout = "directory"': settings.layout == "directory",
         "[tool.mlenv.workspace]": settings.workspace is not None,
-        f"[tool.mlenv.backends.{own_lock}] lock": own_lock is not None,
     }
     for key, is_set in unfinished.items():
         if is_set:
             raise ProjectError(f"{key} is not there yet", path=PROJECT_FILE, hint="take the line out for now")
 
 
+def _canonical(name: str) -> str:
+    from packaging.utils import canonicalize_name  # costs a quarter of a start, and few projects name packages here
+
+    return canonicalize_name(name)
+
+
 def _shaping(settings: Settings) -> Iterator[tuple[str, object]]:
     """The settings that shape the lock as JSON values; where order says nothing, sorted."""
     own = settings.foundation
     yield "requirements", sorted(settings.requirements)
+    yield "extras", sorted(settings.extras)
+    yield "groups", sorted(settings.groups)
+    yield "constraints", sorted(settings.constraints)
+    yield "unsafe-packages", sorted(settings.unsafe_packages)
     yield "lock", settings.lock
     yield "unproven", sorted(settings.unproven)
     yield "held-back", settings.held_back
@@ -242,7 +240,7 @@ def _shaping(settings: Settings) -> Iterator[tuple[str, object]]:
     yield "build-against-foundation", sorted(settings.build_against_foundation)
     yield "index", sorted(map(list, settings.index))
     for name, values in (("roots", own.roots), ("include", own.include), ("exclude", own.exclude)):
-        yield f"foundation.{name}", sorted({canonicalize_name(value) for value in values})
+        yield f"foundation.{name}", sorted({_canonical(value) for value in values})
     for backend, chosen in settings.per_backend.items():
         for name, value in (("sources", chosen.sources), ("lock", chosen.lock)):
             if value is not None:
@@ -295,7 +293,7 @@ def _toml(text: str, shown: str) -> dict[str, Any]:
         line = int(at[1]) if at else None
         reason = str(error).replace(at[0], "") if at else str(error)
         hint = "correct the file"
-        if reason.startswith("Cannot") and _BACKENDS_LIST.search(text) and _BACKENDS_TABLE.search(text):
+        if reason.startswith("Cannot") and re.search(_BACKENDS_LIST, text) and re.search(_BACKENDS_TABLE, text):
             hint = f"backends can't be a list and a table: write the list as [tool.mlenv.backends] {_PROVEN} = [...]"
         raise ProjectError(f"is not valid TOML: {reason}", path=shown, line=line, hint=hint) from error
 
@@ -407,7 +405,7 @@ def _python(place: _Place, value: object) -> str:
     if isinstance(value, float):
         raise place.expected("a string", value, hint='write it in quotes: python = "3.11"')
     text = _text(place, value)
-    if not _PYTHON.fullmatch(text):
+    if not re.fullmatch(_PYTHON, text):
         raise place.wrong(f"names no Python version: {text!r}", hint='write a version such as "3.11" or "3.11.4"')
     return text
 
@@ -435,13 +433,13 @@ def _some(reader: _Reader) -> _Reader:
     return read
 
 
-def _each(pattern: re.Pattern[str], what: str, hint: str) -> _Reader:
+def _each(pattern: str, what: str, hint: str) -> _Reader:
     """A list of texts that each match ``pattern``."""
 
     def read(place: _Place, value: object) -> tuple[str, ...]:
         found = _texts(place, value)
         for item in found:
-            if not pattern.fullmatch(item):
+            if not re.fullmatch(pattern, item):
                 raise place.wrong(f"has {item!r}, which is no {what}", hint=hint)
         return found
 
@@ -450,7 +448,7 @@ def _each(pattern: re.Pattern[str], what: str, hint: str) -> _Reader:
 
 def _names(place: _Place, value: object) -> tuple[str, ...]:
     found = _each(_NAME, "package name", "write names alone, without versions")(place, value)
-    return tuple(dict.fromkeys(canonicalize_name(item) for item in found))
+    return tuple(dict.fromkeys(_canonical(item) for item in found))
 
 
 def _platforms(place: _Place, value: object) -> tuple[str, ...]:
@@ -510,14 +508,14 @@ def _inside(place: _Place, text: str) -> str:
 def _environment(place: _Place, value: object) -> str:
     """May be anywhere but where an environment would take the place of the project or of mlenv's own folder."""
     text = _text(place, value)
-    for name in _BRACES.findall(text):
+    for name in re.findall(_BRACES, text):
         if name not in _PLACEHOLDERS:
             known = ", ".join(f"{{{word}}}" for word in _PLACEHOLDERS)
             hint = did_you_mean(name, _PLACEHOLDERS, otherwise=f"there are {known}")
             raise place.wrong(f"has the unknown placeholder {{{name}}}", hint=hint)
     expanded = str(Path(text).expanduser()) if text.startswith("~") else text
     root = os.path.abspath(place.root)  # noqa: PTH100  (without following links, as the environment is made)
-    target = os.path.normpath(os.path.join(root, _BRACES.sub("", expanded)))  # noqa: PTH118
+    target = os.path.normpath(os.path.join(root, re.sub(_BRACES, "", expanded)))  # noqa: PTH118
     if Path(root).is_relative_to(target):
         raise place.wrong(
             f"is {text!r}, which holds the project itself", hint='write a folder of its own, such as ".venv"'
@@ -530,7 +528,7 @@ def _environment(place: _Place, value: object) -> str:
 
 def _backend(place: _Place, value: object) -> str:
     text = _text(place, value)
-    if not _BACKEND.fullmatch(text):
+    if not re.fullmatch(_BACKEND, text):
         hint = did_you_mean(text.lower(), ("cpu", "cu126", "cu128", "cu130", "cu132"), otherwise="such as cpu or cu130")
         raise place.wrong(f"is {text!r}, which is no backend", hint=hint)
     return text
@@ -588,11 +586,11 @@ def _index(place: _Place, value: object) -> tuple[tuple[str, str], ...]:
     found: dict[str, str] = {}
     for pattern, item in _table(place, value, None).items():
         below = place.below(pattern)
-        if not _PATTERN.fullmatch(pattern):
+        if not re.fullmatch(_PATTERN, pattern):
             raise below.wrong(
                 "is neither a package name nor a glob", hint='write, for example, "company-*" = "company"'
             )
-        canonical = canonicalize_name(pattern)
+        canonical = _canonical(pattern)
         if canonical in found:
             raise below.wrong("names the same packages as another line", hint="keep one of the two lines")
         found[canonical] = _text(below, item)
@@ -628,6 +626,10 @@ _READERS: Mapping[str, _Reader] = {
     "python": _python,
     "platforms": _some(_platforms),
     "requirements": _some(_files),
+    "extras": _each(rf"\*|{_NAME}", "extra", 'write names of extras, or "*" for all'),
+    "groups": _each(_NAME, "dependency group", "write names of [dependency-groups]"),
+    "constraints": _files,
+    "unsafe-packages": _names,
     "lock": _file,
     "environment": _environment,
     "layout": _choice("link", "directory"),
@@ -679,34 +681,14 @@ def _require_lock_of_its_own(settings: Settings, source: _Source) -> None:
         taken[path] = "another lock"
 
 
-def _is_root(folder: Path) -> bool:
-    return (folder / "requirements.in").is_file() or (folder / "constraints").is_dir() or _has_settings(folder)
-
-
-def _has_settings(folder: Path) -> bool:
-    """Whether the folder's pyproject.toml has ``[tool.mlenv]``; a file that can't be parsed counts by its text."""
-    path = folder / PROJECT_FILE
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    except OSError:
-        return False
-    if TABLE[1] not in text:
-        return False
-    try:
-        found = _toml(text, PROJECT_FILE).get(TABLE[0])
-    except ProjectError:
-        return "[tool.mlenv" in text
-    return isinstance(found, dict) and TABLE[1] in found
-
-
 def _line_of(text: str, keys: tuple[str, ...]) -> int | None:
     """The line that sets ``keys``, or else the table that holds it (an inline table is one line); None if unseen."""
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.split("\n"), start=1):
         found: tuple[str, ...] = ()
-        if header := _HEADER.match(line):
+        if header := re.match(_HEADER, line):
             found = table = _dotted(header[1])
-        elif entry := _ENTRY.match(line):
+        elif entry := re.match(_ENTRY, line):
             found = table + _dotted(entry[1])
         if found[: len(keys)] == keys:
             return number

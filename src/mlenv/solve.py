@@ -33,16 +33,18 @@ _URL = re.compile(r"(?:https?|file)://[^\s`'\")]+")
 class Question:
     """What is put to uv for one backend, apart from the foundation.
 
-    ``files`` are validated copies of the requirements files (path → text), ``sources`` names which of them are read.
+    ``files`` are validated copies of the requirements files (path → text), ``sources`` and ``constraints`` name
+    which of them are read.
     ``platform`` is None for the platform of ``interpreter`` itself. ``seed`` has pins that are preferred, ``bounds``
     are constraints of the search for common pins, ``pins`` what each package is held to where it is needed,
-    ``excluded`` what is passed over as if nothing asked for it. Without ``fall_back`` the first source that isn't known
-    to be unreachable must do. ``unreachable`` collects the hosts that did not answer, and is shared. Without
-    ``with_files`` the answer has versions alone.
+    ``excluded`` what is passed over as if nothing asked for it; ``alone`` asks for no dependencies. Without
+    ``fall_back`` the first source that isn't known to be unreachable must do. ``unreachable`` collects the hosts that
+    did not answer, and is shared. Without ``with_files`` the answer has versions alone.
     """
 
     files: Mapping[str, str]
     sources: tuple[str, ...]
+    constraints: tuple[str, ...] = ()
     python: str
     interpreter: Path
     platform: str | None
@@ -51,6 +53,7 @@ class Question:
     bounds: tuple[str, ...] = ()
     pins: tuple[Pin, ...] = ()
     excluded: tuple[str, ...] = ()
+    alone: bool = False
     with_files: bool = True
     stand_in: bool = False
     fall_back: bool = True
@@ -235,6 +238,25 @@ def resolve_without_foundation(project: Project, uv: Uv, question: Question, *, 
     return _resolved(project, uv, nothing, Source(), task, pins, roots=frozenset(), with_files=question.with_files)
 
 
+def listed_hashes(
+    project: Project, uv: Uv, pins: Sequence[Pin], *, python: str, platform: str
+) -> dict[str, frozenset[str]]:
+    """name → every hash that its index lists now for the pinned release. Raises PackageIndexError, ResolutionError."""
+    text = "".join(f"{pin.name}=={pin.version}\n" for pin in pins)
+    question = Question(
+        files={resolution.PINS_FILE: text},
+        sources=(resolution.PINS_FILE,),
+        python=python,
+        interpreter=uv_module.base_interpreter(),
+        platform=platform,
+        direct=frozenset(pin.name for pin in pins),
+        alone=True,
+    )
+    nothing = Overlay(backend="the lock", path="constraints", constraints=())
+    _, found = _compiled(project, uv, nothing, question, Source())
+    return {pin.name: frozenset(pin.hashes) for pin in found}
+
+
 def _compiled(
     project: Project, uv: Uv, overlay: Overlay, question: Question, source: Source
 ) -> tuple[Compilation, tuple[Pin, ...]]:
@@ -301,12 +323,13 @@ def _compilation(
     return Compilation(
         files={**question.files, resolution.FOUNDATION_FILE: generated, **written},
         sources=(resolution.FOUNDATION_FILE, *question.sources),
-        constraints=tuple(written),
+        constraints=(*question.constraints, *written),
         config=index_module.to_uv_toml(project.indexes, names=set(bindings.values())),
         python=question.python,
         interpreter=question.interpreter,
         platform=question.platform,
         excluded=question.excluded,
+        alone=question.alone,
         seed=question.seed,
         upgrade=question.upgrade,
         allowed_builds=_allowed_builds(project),

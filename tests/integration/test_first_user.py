@@ -108,7 +108,7 @@ def test_options_of_every_command_stand_before_it_too(world: World, tmp_path: Pa
 
 @pytest.mark.parametrize(
     "table",
-    ['layout = "directory"', '[tool.mlenv.workspace]\nmembers = ["a"]', '[tool.mlenv.backends.cpu]\nlock = "cpu.txt"'],
+    ['layout = "directory"', '[tool.mlenv.workspace]\nmembers = ["a"]'],
 )
 def test_a_setting_that_is_not_there_yet_is_refused(world: World, table: str) -> None:
     (world.root / "pyproject.toml").write_text(f"[tool.mlenv]\n{table}\n")

@@ -40,8 +40,10 @@ class World:
         self.asked.append(f"resolve {overlay.backend}")
         return self._first(overlay.backend, bounds, {}, self.preferred)
 
+    def announce(self, overlays: Sequence[Overlay]) -> None:
+        self.asked += [f"prove {overlay.backend}" for overlay in overlays]
+
     def prove(self, overlay: Overlay, *, bounds: tuple[str, ...], pins: tuple[Pin, ...]) -> Resolved:
-        self.asked.append(f"prove {overlay.backend}")
         return self._first(overlay.backend, bounds, {pin.name: pin.version or "" for pin in pins}, self.preferred)
 
     def probe(self, overlay: Overlay, *, bounds: tuple[str, ...], pins: tuple[Pin, ...] = ()) -> Resolved:

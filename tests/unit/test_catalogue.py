@@ -20,7 +20,7 @@ def _document() -> dict[str, Any]:
 
 def _rows() -> list[tuple[str, dict[str, Any]]]:
     data = _document()
-    tables = [("index", data["index"]), ("sass", data["sass"]), ("foundation", data["foundation"])]
+    tables = [("index", data["index"]), ("sass", data["sass"])]
     tables += [(f"driver {row['cuda_major']}", row) for row in data["driver_family"]]
     tables += [(row["name"], row) for row in data["backend"]]
     tables += [(f"{row['name']} {code['torch']}", code) for row in data["backend"] for code in row.get("code", [])]
@@ -196,11 +196,3 @@ def test_which_gpu_runs_which_code(cubin: int, device: tuple[int, int], cuda: tu
 def test_an_index_url_carries_the_backend_and_the_channel() -> None:
     assert CATALOGUE.index_url("cu130").endswith("/whl/cu130")
     assert CATALOGUE.index_url("cu130", channel="nightly").endswith("/whl/nightly/cu130")
-
-
-def test_the_foundations_names() -> None:
-    names = CATALOGUE.foundation_names
-    assert {"torch", "torchvision", "torchaudio", "torchcodec", "tensorflow", "jaxlib", "triton"} <= set(names.exact)
-    assert "torchao" not in names.exact
-    assert "nvidia-*" in names.patterns
-    assert "nvidia-ml-py" in names.excluded

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlenv.foundation import FoundationNames, colliding, cuda_family
+from mlenv.foundation import FoundationNames, colliding, cuda_family, known_names
 
 NAMES = FoundationNames(
     exact=("torch", "torchvision", "triton", "tensorflow", "jaxlib", "cuda-toolkit"),
@@ -90,3 +90,10 @@ def test_one_package_in_two_spellings_does_not_collide_with_itself() -> None:
 def test_known_pairs_collide_where_both_are_present() -> None:
     pairs = [("onnxruntime_gpu", "onnxruntime"), ("a", "b")]
     assert colliding(["onnxruntime", "onnxruntime-gpu", "a"], pairs=pairs) == (("onnxruntime", "onnxruntime-gpu"),)
+
+
+def test_the_names_that_come_with_mlenv() -> None:
+    names = known_names()
+    assert {"torch", "torchvision", "torchaudio", "torchcodec", "tensorflow", "jaxlib", "triton"} <= set(names.exact)
+    for name, owned in (("torchao", False), ("nvidia-cublas", True), ("nvidia-ml-py", False)):
+        assert names.owns(name) == owned

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mlenv.errors import FaultError, MlenvError, ProjectError, UsageError
+from mlenv.location import find_root
 from mlenv.report import Finding
 from mlenv.settings import (
     PLATFORMS,
@@ -15,7 +16,6 @@ from mlenv.settings import (
     FoundationSettings,
     Settings,
     WorkspaceSettings,
-    find_root,
     load,
     lock_meaning,
 )

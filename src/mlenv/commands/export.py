@@ -19,6 +19,7 @@ def export(project: Project, uv: Uv, *, form: str, backend: str | None, machine:
 
     Raises FindingError where the lock is missing or not current, UsageError for a pylock without a backend.
     """
+    project = project.of_lock(backend) if backend is not None else project
     findings = drift.check_lock(project)
     if findings:
         told = "\n".join(f"  {finding}" for finding in findings[:6])

@@ -3,70 +3,142 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mlenv import drift
-from mlenv.project import Project
-from mlenv.report import Outcome
+from mlenv.report import Finding, Outcome
 
 if TYPE_CHECKING:
-    from mlenv.locking import NewLock
-    from mlenv.system.uv import Upgrade, Uv
+    from mlenv.lockfile import Pin
+    from mlenv.locking import NewLock, Wish
+    from mlenv.project import Project
+    from mlenv.system.uv import Uv
 
 Progress = Callable[[str], None]
 
 
+def current(name: str, packages: int) -> Outcome:
+    """The lock is current."""
+    return Outcome(text=f"{name} is current ({packages} packages)", data={"current": True})
+
+
 def check(project: Project) -> Outcome:
-    """Whether the lock is current: offline, without uv, nothing written."""
-    findings = drift.check_lock(project)
-    pins = len(project.lock.pins) if project.lock else 0
-    text = "" if findings else f"{project.settings.lock} is current ({pins} packages)"
+    """Whether every lock is current: offline, without uv, nothing written."""
+    from mlenv import drift
+
+    findings = tuple(finding for part in project.locks for finding in drift.check_lock(part))
+    lines = [_current(project, part) for part in project.locks] if not findings else []
+    data = {"current": not findings}
+    return Outcome(text="\n".join(lines), data=data, findings=findings, exit_code=1 if findings else 0)
+
+
+def check_by_resolving(project: Project, uv: Uv, wish: Wish, *, progress: Progress) -> Outcome:
+    """``check``, and whether resolving anew gives the same lock, from the cache if that can; nothing is written."""
+    from mlenv import locking
+    from mlenv.errors import PackageIndexError
+
+    looked = check(project)
+    if looked.findings:
+        return looked
+    try:
+        made = locking.make_all(project, replace(uv, offline=True), wish, progress=progress)
+    except PackageIndexError:
+        if uv.offline:
+            raise
+        made = locking.make_all(project, uv, wish, progress=progress)
+    findings = tuple(_unlike(part, new) for part, new in made if new.text != part.lock_text)
+    text = "" if findings else f"{looked.text}; resolving gives the same"
     return Outcome(text=text, data={"current": not findings}, findings=findings, exit_code=1 if findings else 0)
 
 
-def lock(project: Project, uv: Uv, *, upgrade: Upgrade, dry_run: bool, wait: float, progress: Progress) -> Outcome:
-    """Make the lock and write it, or with ``dry_run`` only tell what would change. Raises as ``locking.make``."""
+def verify_hashes(project: Project, uv: Uv, *, progress: Progress) -> Outcome:
+    """Whether the index lists every hash of every lock; nothing is written. Raises PackageIndexError."""
+    from mlenv import drift, hashes
+
+    findings: list[Finding] = []
+    for part in project.locks:
+        findings += drift.check_body(part) or hashes.compare(part, uv, progress=progress)
+    wrong = [finding for finding in findings if finding.severity == "error"]
+    count = sum(len(part.lock.pins) for part in project.locks if part.lock is not None)
+    text = "" if wrong else f"the index lists every hash of {count} packages"
+    return Outcome(text=text, data={"verified": not wrong}, findings=tuple(findings), exit_code=1 if wrong else 0)
+
+
+def lock(project: Project, uv: Uv, wish: Wish, *, dry_run: bool, wait: float, progress: Progress) -> Outcome:
+    """Make every lock and write them, or with ``dry_run`` only tell what would change. Raises as ``locking.make``."""
     from mlenv import locking  # `--check` does without the resolver
-    from mlenv.locking import Wish
     from mlenv.system.files import project_lock, write_atomically
 
     start = time.perf_counter()
     if dry_run:
-        made = locking.make(project, uv, Wish(upgrade=upgrade), progress=progress)
+        made = locking.make_all(project, uv, wish, progress=progress)
     else:
         with project_lock(project.state, wait=wait, waiting=progress):
-            made = locking.make(project, uv, Wish(upgrade=upgrade), progress=progress)
-            if made.text != project.lock_text:
-                write_atomically(project.lock_path, made.text)
-    return _outcome(project, made, dry_run=dry_run, seconds=time.perf_counter() - start)
+            made = locking.make_all(project, uv, wish, progress=progress)
+            for part, new in made:
+                if new.text != part.lock_text:
+                    write_atomically(part.lock_path, new.text)
+    return _outcome(made, dry_run=dry_run, seconds=time.perf_counter() - start)
 
 
-def _outcome(project: Project, made: NewLock, *, dry_run: bool, seconds: float) -> Outcome:
-    same = made.text == project.lock_text
-    name = project.settings.lock
-    lines = [str(change) for change in made.changes]
-    if same:
-        lines.append(f"{name} is unchanged: {len(made.pins)} packages ({seconds:.1f} s)")
-    elif dry_run:
-        lines.append(f"{name} would be written: {len(made.pins)} packages; nothing was changed ({seconds:.1f} s)")
-    else:
-        lines.append(f"wrote {name}: {len(made.pins)} packages ({seconds:.1f} s)")
-    lines += ["", *_table(made)]
-    data = _data(made, changed=not same, dry_run=dry_run)
-    return Outcome(text="\n".join(lines), data=data, findings=made.findings)
+def _outcome(made: Sequence[tuple[Project, NewLock]], *, dry_run: bool, seconds: float) -> Outcome:
+    main = made[0][1].pins if made[0][0].alone is None else ()
+    blocks = []
+    for part, new in made:
+        lines = [str(change) for change in new.changes]
+        lines.append(_what_happened(part, new, dry_run=dry_run, seconds=seconds))
+        if part.alone is not None:
+            lines += _differences(part, main, new.pins)
+        blocks.append("\n".join([*lines, "", *_table(new)]))
+    findings = tuple(finding for _, new in made for finding in new.findings)
+    documents = [_data(part, new, dry_run=dry_run) for part, new in made]
+    return Outcome(text="\n\n".join(blocks), data=_joined(documents), findings=findings)
+
+
+def _what_happened(part: Project, new: NewLock, *, dry_run: bool, seconds: float) -> str:
+    name, count = part.settings.lock, len(new.pins)
+    if new.text == part.lock_text:
+        return f"{name} is unchanged: {count} packages ({seconds:.1f} s)"
+    if dry_run:
+        return f"{name} would be written: {count} packages; nothing was changed ({seconds:.1f} s)"
+    return f"wrote {name}: {count} packages ({seconds:.1f} s)"
+
+
+def _current(project: Project, part: Project) -> str:
+    pins = part.lock.pins if part.lock is not None else ()
+    told = f"{part.settings.lock} is current ({len(pins)} packages)"
+    return "\n".join([told, *(_differences(part, project.lock.pins, pins) if part.alone and project.lock else ())])
+
+
+def _differences(part: Project, main: Iterable[Pin], own: Iterable[Pin]) -> list[str]:
+    """Where a backend's own lock has other releases than the main one."""
+    theirs = {pin.name: pin.version for pin in main}
+    differing = [p for p in own if p.name in theirs and theirs[p.name] != p.version]
+    return [f"  {pin.name} {pin.version} for {part.alone}, {theirs[pin.name]} in {part.main_lock}" for pin in differing]
+
+
+def _unlike(part: Project, new: NewLock) -> Finding:
+    shown = "; ".join(str(change) for change in new.changes[:5]) or "its comments or header"
+    more = f" and {len(new.changes) - 5} more" if len(new.changes) > 5 else ""
+    message = f"resolving anew gives another lock: {shown}{more}"
+    return Finding(kind="lock-resolves-differently", message=message, path=part.settings.lock, hint="run `mlenv lock`")
 
 
 def _table(made: NewLock) -> list[str]:
-    rows = [("backend", "torch", "foundation from", "result", "seconds")]
-    rows += [(p.backend, p.torch or "-", p.source, "proven", f"{p.seconds:.2f}") for p in made.proofs]
-    rows += [(backend, "-", "-", "not proven (left out)", "-") for backend in made.unproven]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    several = len({proof.platform for proof in made.proofs}) > 1
+    rows = [("backend", "platform", "torch", "foundation from", "result", "seconds")]
+    rows += [(p.backend, p.platform, p.torch or "-", p.source, "proven", f"{p.seconds:.2f}") for p in made.proofs]
+    rows += [(backend, "-", "-", "-", "not proven (left out)", "-") for backend in made.unproven]
+    shown = rows if several else [(row[0], *row[2:]) for row in rows]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
 
 
-def _data(made: NewLock, *, changed: bool, dry_run: bool) -> dict[str, Any]:
+def _data(part: Project, made: NewLock, *, dry_run: bool) -> dict[str, Any]:
+    changed = made.text != part.lock_text
     return {
+        "lock": part.settings.lock,
         "changed": changed,
         "written": changed and not dry_run,
         "packages": len(made.pins),
@@ -74,3 +146,8 @@ def _data(made: NewLock, *, changed: bool, dry_run: bool) -> dict[str, Any]:
         "proven": [vars(proof) for proof in made.proofs],
         "unproven": list(made.unproven),
     }
+
+
+def _joined(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The main lock's document; those of backends with a lock of their own are in ``locks``."""
+    return {**documents[0], "locks": list(documents[1:])} if len(documents) > 1 else documents[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class _State:
 def sync(project: Project, uv: Uv, machine: Machine, request: Request, *, progress: Progress) -> Outcome:
     """Build, flip, or do nothing. Raises FindingError for a stale lock, and what planning and building raise."""
     clock = Clock()
+    project = project.of_lock(request.backend)
     with project_lock(project.state, wait=request.wait, waiting=progress):
         project = _with_lock(project, uv, request, progress=progress)
         for path in generation.sweep(project.state):
@@ -80,6 +81,7 @@ def sync(project: Project, uv: Uv, machine: Machine, request: Request, *, progre
 
 def check(project: Project, machine: Machine, uv: Uv, request: Request) -> Outcome:
     """Whether the environment is what ``sync`` would make of it; writes nothing."""
+    project = project.of_lock(request.backend)
     findings = drift.check_lock(project)
     if not findings:
         findings = _differences(_look(project, uv, machine, request))
@@ -89,6 +91,7 @@ def check(project: Project, machine: Machine, uv: Uv, request: Request) -> Outco
 
 def dry_run(project: Project, uv: Uv, machine: Machine, request: Request, *, progress: Progress) -> Outcome:
     """What ``sync`` would do; writes nothing."""
+    project = project.of_lock(request.backend)
     _require_current(project, project.settings.lock)
     state = _look(project, uv, machine, request)
     intact = None if request.rebuild else _reusable(state, progress=progress)
@@ -109,9 +112,10 @@ def _with_lock(project: Project, uv: Uv, request: Request, *, progress: Progress
     """The project with a current lock: a missing one is made, a stale one refused."""
     if project.lock_text is None and not request.locked:
         progress(f"there is no {project.settings.lock} yet; making it")
-        made = locking.make(project, uv, Wish(), progress=progress)
+        preferred = project.main_pins if project.alone is not None else ()
+        made = locking.make(project, uv, Wish(), progress=progress, preferred=preferred)
         write_atomically(project.lock_path, made.text)
-        return Project(root=project.root, settings=project.settings, environ=project.environ, notes=project.notes)
+        return replace(project)  # without what was read before
     _require_current(project, project.settings.lock)
     return project
 

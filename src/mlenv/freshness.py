@@ -1,0 +1,81 @@
+"""Whether any byte changed since the lock was written: the quick yes of ``lock --check``.
+
+A lock is current if its inputs mean what they meant (``drift``). Where not even a byte of them changed that needs no
+parser; a changed byte says nothing, and ``drift`` is asked. Imports next to nothing, as that is what a check costs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pkgutil
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+KEY = "files"
+_LINE = re.compile(rf"(?m)^# mlenv {KEY}: (\S+)\n")
+_INPUT = re.compile(r"(?m)^# mlenv input: (.+) \S+$")
+_PIN = re.compile(r"(?m)^[a-z0-9][a-z0-9-]*(?:\[[^\]]*\])?(?:==| @ )")
+
+
+def stamped(text: str, root: Path, inputs: Iterable[str], overrides: Mapping[str, object]) -> str:
+    """The lock's text with the line that says from which bytes it was made, after the lines of its inputs."""
+    line = f"# mlenv {KEY}: {_fingerprint(text, root, inputs, overrides)}\n"
+    return re.sub(r"(?m)^(?=# mlenv settings: )", lambda _: line, text, count=1)
+
+
+def unstamped(text: str) -> str:
+    """The lock's text without that line."""
+    return _LINE.sub("", text, count=1)
+
+
+def unchanged(root: Path, overrides: Mapping[str, object]) -> tuple[str, int] | None:
+    """(the lock, how many pins it has) where no byte of it and of its inputs changed since; None where one may have.
+
+    ``overrides`` are the settings of the command line. Raises nothing.
+    """
+    try:
+        if b"exclude-newer" in _bytes(root / "uv.toml"):  # all else in it is of no consequence, URLs least of all
+            return None
+        name = str(overrides.get("lock") or _lock_of(root))
+        text = (root / name).read_bytes().decode("utf-8").replace("\r\n", "\n")
+        found = _LINE.search(text)
+        if found is None or found[1] != _fingerprint(unstamped(text), root, _INPUT.findall(text), overrides):
+            return None
+    except (OSError, ValueError, LookupError):
+        return None
+    return name, len(_PIN.findall(text))
+
+
+def _fingerprint(text: str, root: Path, inputs: Iterable[str], overrides: Mapping[str, object]) -> str:
+    """Of the lock, everything that it is made from, and the names that mlenv takes for foundation."""
+    overlays = (path.relative_to(root).as_posix() for path in (root / "constraints").glob("*.txt"))
+    paths = sorted({*inputs, *overlays, "pyproject.toml"})
+    names = pkgutil.get_data("mlenv.data", "foundation.toml") or b""
+    parts = [json.dumps(overrides, sort_keys=True).encode(), names, text.encode()]
+    parts += [b"\0".join((path.encode(), _bytes(root / path))) for path in paths]
+    whole = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
+    return f"sha256:{whole.hexdigest()[:32]}"
+
+
+def _bytes(path: Path) -> bytes:
+    """Line ends are git's business; a file that is missing differs from an empty one."""
+    return path.read_bytes().replace(b"\r\n", b"\n") if path.is_file() else b"\0missing"
+
+
+def _lock_of(root: Path) -> str:
+    """The lock that the settings name. Raises LookupError where there are several."""
+    path = root / "pyproject.toml"
+    if not path.is_file():
+        return "requirements.txt"
+    import tomllib
+
+    table = tomllib.loads(path.read_bytes().decode("utf-8")).get("tool", {}).get("mlenv", {})
+    if "workspace" in table or any("lock" in each for each in _tables(table.get("backends"))):
+        raise LookupError("more than one lock")
+    return str(table.get("lock", "requirements.txt"))
+
+
+def _tables(value: object) -> Iterable[Mapping[str, object]]:
+    return (each for each in value.values() if isinstance(each, dict)) if isinstance(value, dict) else ()

@@ -1,0 +1,125 @@
+"""The options of ``mlenv lock``, most of them pip-compile's, as settings and as what is wished for."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal, cast
+
+from mlenv.errors import UsageError
+
+if TYPE_CHECKING:
+    from mlenv.locking import Wish
+    from mlenv.project import Project
+
+
+@dataclass(frozen=True, kw_only=True)
+class LockOptions:
+    """What the command line of ``lock`` says, under the names of its options."""
+
+    sources: tuple[Path, ...]
+    packages: tuple[str, ...]
+    everything: bool
+    refresh_hashes: bool
+    dry_run: bool
+    check: bool
+    resolve: bool
+    verify_hashes: bool
+    backends: tuple[str, ...]
+    python: str | None
+    universal: bool
+    output: Path | None
+    constraints: tuple[Path, ...]
+    extras: tuple[str, ...]
+    all_extras: bool
+    groups: tuple[str, ...]
+    unsafe: tuple[str, ...]
+    strip_extras: bool
+    no_annotate: bool
+    annotation_style: str
+
+    def refuse_contradictions(self) -> None:
+        """Raises UsageError."""
+        changing = self.packages or self.everything or self.dry_run or self.refresh_hashes
+        if (self.check or self.verify_hashes) and changing:
+            flag = "--check" if self.check else "--verify-hashes"
+            raise UsageError(
+                f"{flag} only looks; it goes with no upgrade and no --dry-run", hint="leave the others out"
+            )
+        if self.check and self.verify_hashes:
+            raise UsageError("--check asks nobody, and --verify-hashes asks the index", hint="run one after the other")
+        if self.resolve and not self.check:
+            raise UsageError("--resolve is about --check", hint="`mlenv lock --check --resolve`")
+        if len(self.sources) > 1 and self.output is None:
+            raise UsageError("several files are named, and no output file", hint="add -o FILE")
+
+    def overrides(self, root: Path) -> dict[str, object]:
+        """The settings that the command line decides, as in ``[tool.mlenv]``."""
+        sources = tuple(_relative(path, root) for path in self.sources)
+        given: dict[str, object] = {
+            "backends": self.backends,
+            "python": self.python,
+            "requirements": sources,
+            "lock": _relative(self.output, root) if self.output is not None else _lock_beside(sources),
+            "platforms": ("all",) if self.universal else (),
+            "constraints": tuple(_relative(path, root) for path in self.constraints),
+            "extras": ("*",) if self.all_extras else self.extras,
+            "groups": self.groups,
+            "unsafe-packages": self.unsafe,
+        }
+        return {key: value for key, value in given.items() if value}
+
+    def wish(self, project: Project, overrides: Mapping[str, object]) -> Wish:
+        """What is to be done with the pins that are there, and how the lock is written."""
+        from mlenv.lockfile import Style
+        from mlenv.locking import Wish  # `--check` does without the resolver
+        from mlenv.system.uv import Upgrade
+
+        annotations = cast("Literal['split', 'line', 'none']", "none" if self.no_annotate else self.annotation_style)
+        return Wish(
+            upgrade=Upgrade(everything=self.everything, packages=self.packages),
+            refresh_hashes=self.refresh_hashes,
+            style=Style(annotations=annotations, strip_extras=self.strip_extras),
+            overrides=overrides,
+            command=" ".join(["mlenv lock", *self._lasting(project)]),
+        )
+
+    def _lasting(self, project: Project) -> Iterator[str]:
+        """The words that make the same lock another time, as pip-compile writes them."""
+        if self.all_extras:
+            yield "--all-extras"
+        if self.no_annotate:
+            yield "--no-annotate"
+        elif self.annotation_style != "split":
+            yield f"--annotation-style={self.annotation_style}"
+        settings = project.settings
+        yield from (f"--constraint={shlex.quote(path)}" for path in settings.constraints if self.constraints)
+        yield from (f"--extra={name}" for name in self.extras)
+        yield from (f"--group={name}" for name in self.groups)
+        if self.output is not None or self.sources:
+            yield f"--output-file={shlex.quote(settings.lock)}"
+        if self.strip_extras:
+            yield "--strip-extras"
+        if self.universal:
+            yield "--universal"
+        yield from (f"--unsafe-package={name}" for name in self.unsafe)
+        yield from (shlex.quote(path) for path in settings.requirements if self.sources)
+
+
+def _relative(path: Path, root: Path) -> str:
+    """A path of the command line as the settings have it. Raises UsageError where it is outside the project."""
+    absolute = Path(os.path.normpath(path.absolute()))
+    if not absolute.is_relative_to(root):
+        raise UsageError(f"{path} is outside the project {root}", hint="name a file inside it, or --project DIR")
+    return absolute.relative_to(root).as_posix()
+
+
+def _lock_beside(sources: tuple[str, ...]) -> str | None:
+    """Where pip-compile would write: ``dev.in`` → ``dev.txt``."""
+    if not sources:
+        return None
+    path = PurePosixPath(sources[0])
+    return "requirements.txt" if path.name == "pyproject.toml" else path.with_suffix(".txt").as_posix()
