@@ -107,6 +107,10 @@ class ConflictError(ResolutionError):
     """Requirements contradict each other: whoever could loosen one of them would find a set of versions."""
 
 
+class NoWheelError(ResolutionError):
+    """A release has only a source distribution, whose code may not run."""
+
+
 class PackageIndexError(MlenvError):
     """A package index can't be reached, refuses us, or lacks what is asked of it."""
 

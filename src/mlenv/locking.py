@@ -12,7 +12,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from mlenv import drift, freshness, heldback, lockfile, plan, platforms, resolution
-from mlenv.errors import ConflictError, FindingError, ProjectError, ResolutionError, UsageError
+from mlenv.errors import FindingError, NoWheelError, ProjectError, ResolutionError, UsageError
 from mlenv.lockfile import Header, Pin, Style
 from mlenv.overlay import Overlay
 from mlenv.project import CONSTRAINTS, Project
@@ -174,9 +174,7 @@ def _on_platform(
     )
     try:
         found = prover.agree(there)
-    except ConflictError:
-        raise
-    except ResolutionError as error:
+    except NoWheelError as error:
         raise heldback.instead_of(error, prover, there, sorted(question.direct)) from error
     _refuse_collisions(found)
     return _OnPlatform(prover=prover, found=found, overlays=there)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlenv.errors import FindingError, IntegrityError, ResolutionError
+from mlenv.errors import FindingError, IntegrityError, NoWheelError
 from mlenv.lockfile import Pin
 from mlenv.resolution import Resolved
 
@@ -53,7 +53,7 @@ def make(resolved: Resolved, *, lock: Iterable[Pin], built: Collection[str], ext
 
     ``built`` names the packages whose source distributions may be built, ``extra`` the ones that were asked for beside
     the lock (``--with``) and what those brought. Raises FindingError where the lock lacks a package, IntegrityError
-    where no file has a hash that the lock knows, ResolutionError where a package has no wheel.
+    where no file has a hash that the lock knows, NoWheelError where a package has no wheel.
     """
     pins = {pin.name: pin for pin in lock}
     foundation = {pin.name for pin in resolved.foundation}
@@ -77,10 +77,10 @@ def make(resolved: Resolved, *, lock: Iterable[Pin], built: Collection[str], ext
 
 
 def require_wheel(name: str, version: str, table: Mapping[str, Any], *, built: Collection[str]) -> None:
-    """Raise ResolutionError where a release has only a source distribution and isn't named in ``build``."""
+    """Raise NoWheelError where a release has only a source distribution and isn't named in ``build``."""
     if table.get("wheels") or table.get("archive") or table.get("directory") or name in built:
         return
-    raise ResolutionError(
+    raise NoWheelError(
         f"{name} {version} has no wheel for the target platform and Python, only a source distribution",
         hint=f'if you trust it, name it: [tool.mlenv] build = ["{name}"]; or require a release that has a wheel',
     )

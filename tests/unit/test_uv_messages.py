@@ -15,6 +15,7 @@ from mlenv.errors import (
     FaultError,
     IntegrityError,
     MlenvError,
+    NoWheelError,
     PackageIndexError,
     ResolutionError,
     UnreachableError,
@@ -549,7 +550,7 @@ SNAPSHOTS = (
             "\n"
             "hint: Build failures usually indicate a problem with the package or the build environment\n"
         ),
-        kind=ResolutionError,
+        kind=NoWheelError,
         message=(
             "hostile==1.0 has no wheel and does not say statically what it requires: its build code would have "
             "to run at lock time"

@@ -54,6 +54,9 @@ UV_PLATFORMS = {
     "macos-arm64": "aarch64-apple-darwin",
 }
 
+# uv means macOS 13; torch has wheels for 14 and later.
+_TARGET_VARIABLES: Mapping[str, Mapping[str, str]] = {"macos-arm64": {"MACOSX_DEPLOYMENT_TARGET": "14.0"}}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Uv:
@@ -141,7 +144,12 @@ def compile_(uv: Uv, task: Compilation) -> str:
         if task.seed:
             output.write_text(task.seed, encoding="utf-8")
         argv = _compile_argv(uv, task, output)
-        env = {**uv.env, "PYTHONPATH": str(folder / _OWN / "guard"), "MLENV_BUILD_ALLOWED": _json(task.allowed_builds)}
+        env = {
+            **uv.env,
+            **_TARGET_VARIABLES.get(task.platform or "", {}),
+            "PYTHONPATH": str(folder / _OWN / "guard"),
+            "MLENV_BUILD_ALLOWED": _json(task.allowed_builds),
+        }
         done = _run(argv, env=env, cwd=folder)
         if done.code != 0:
             read = {path: task.files.get(path, "") for path in (*task.sources, *task.constraints)}

@@ -13,6 +13,7 @@ from mlenv.errors import (
     FaultError,
     IntegrityError,
     MlenvError,
+    NoWheelError,
     PackageIndexError,
     ResolutionError,
     UnreachableError,
@@ -149,7 +150,7 @@ def _refused_build(text: str) -> MlenvError | None:
     building = _BUILDING.findall(text)
     release = building[-1] if building else match["what"].strip()  # the innermost: a build may require another
     name = re.split(r"[=@ ]", release)[0]
-    return ResolutionError(
+    return NoWheelError(
         f"{release} has no wheel and does not say statically what it requires: "
         "its build code would have to run at lock time",
         hint=f'if you trust it, name it: [tool.mlenv] build = ["{name}"]; or require a release that has wheels',
