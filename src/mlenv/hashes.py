@@ -45,7 +45,7 @@ def _compared(project: Project, pin: Pin, listed: Mapping[str, frozenset[str]]) 
         )
         return Finding(kind="lock-hash-unknown", message=message, path=path, line=pin.line, hint=hint)
     if more:
-        message = f"{pin.name} {pin.version}: the index lists {len(more)} more files"
+        message = f"{pin.name} {pin.version}: the index lists {len(more)} more file{'s' if len(more) > 1 else ''}"
         hint = "`mlenv lock --refresh-hashes` takes them in"
         return Finding(kind="lock-hash-more", message=message, path=path, line=pin.line, hint=hint, severity="note")
     return None

@@ -241,8 +241,8 @@ def merge_pin(first: Pin, second: Pin) -> Pin:
 def joined(by_platform: Mapping[str, Mapping[str, Pin]], direct: Mapping[str, Collection[Marker | None]]) -> list[Pin]:
     """One list of pins out of every platform's (by name), with markers where the platforms differ.
 
-    A pin that only requirements files bring has the marker it has there, as pip-compile writes it; ``direct`` has the
-    markers of each direct requirement, one for each line.
+    A direct requirement keeps the marker it has in its file, as pip-compile writes it; ``direct`` has the markers of
+    each, one for each line.
     """
     found: list[Pin] = []
     for name in sorted({name for pins in by_platform.values() for name in pins}):
@@ -252,13 +252,14 @@ def joined(by_platform: Mapping[str, Mapping[str, Pin]], direct: Mapping[str, Co
                 releases.setdefault((pins[name].version, pins[name].url), {})[platform] = pins[name]
         for of_platform in releases.values():
             pin = reduce(merge_pin, of_platform.values())
-            marker = _marker(pin, direct.get(name, ())) if len(releases) == 1 else None
+            marker = _marker(pin, direct.get(name, ()), several=len(by_platform) > 1) if len(releases) == 1 else None
             found.append(replace(pin, marker=marker or platforms_module.marker(of_platform, among=by_platform)))
     return found
 
 
-def _marker(pin: Pin, markers: Collection[Marker | None]) -> str | None:
-    brought = any(not _is_file(via) for via in parents(pin))
+def _marker(pin: Pin, markers: Collection[Marker | None], *, several: bool) -> str | None:
+    """A direct requirement's marker. Among ``several`` platforms it says nothing of who else brings the package."""
+    brought = several and any(not _is_file(via) for via in parents(pin))
     texts = sorted({str(marker) for marker in markers})
     if brought or not markers or None in markers:
         return None

@@ -201,11 +201,11 @@ OLD, WINDOWS = Marker('python_version < "3.12"'), Marker('sys_platform == "win32
         (("-r requirements.in",), [WINDOWS, OLD], '(python_version < "3.12") or (sys_platform == "win32")'),
         (("-r requirements.in",), [OLD, OLD], 'python_version < "3.12"'),
         (("-r requirements.in",), [OLD, None], None),
-        (("-r requirements.in", "other"), [OLD], None),
+        (("-r requirements.in", "other"), [OLD], 'python_version < "3.12"'),
         (("other",), [], None),
     ],
 )
-def test_a_marker_is_kept_where_nothing_else_brings_the_package(
+def test_the_marker_of_a_direct_requirement_is_kept(
     via: tuple[str, ...], markers: list[Marker | None], expected: str | None
 ) -> None:
     direct = {"a": markers} if markers else {}
