@@ -238,10 +238,15 @@ def _reasons(name: str, versions: Mapping[str, str], order: Sequence[Overlay], s
     return tuple(reason for reason in told if reason) if all(told) else ()
 
 
+def own_lock(backend: str) -> str:
+    """The setting that gives a backend a lock of its own."""
+    return f'[tool.mlenv.backends.{backend}] lock = "requirements.{backend}.txt"'
+
+
 def _ways_out(backend: str) -> str:
     return (
         f'leave one out of the proof: [tool.mlenv] unproven = ["{backend}"]; give it a lock of its own: '
-        f'[tool.mlenv.backends.{backend}] lock = "requirements.{backend}.txt"; or move its torch in constraints/'
+        f"{own_lock(backend)}; or move its torch in constraints/"
     )
 
 

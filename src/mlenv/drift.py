@@ -99,12 +99,21 @@ def _changed(
     for name in sorted({*now, *then}):
         if now.get(name) == then.get(name):
             continue
-        what = "is new" if name not in then else "is gone" if name not in now else "was changed"
         line = lock.lines.get(f"{kind}:{name}")
-        message = f"{name} {what} since the lock was made"
+        message = f"{name} {_what_changed(project, name, now, then)}"
         where = project.settings.lock
         found.append(Finding(kind=f"lock-{kind}-changed", message=message, path=where, line=line, hint=RELOCK))
     return tuple(found)
+
+
+def _what_changed(project: Project, name: str, now: Mapping[str, str], then: Mapping[str, str]) -> str:
+    if name in now and name in then:
+        return "was changed since the lock was made"
+    if name in now:
+        return "is new since the lock was made"
+    if (project.root / name).is_file():
+        return "counts no more for this lock, by the settings or the command line"
+    return "is gone since the lock was made"
 
 
 def _target(project: Project, lock: Lock, header: Header) -> tuple[Finding, ...]:

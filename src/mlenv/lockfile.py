@@ -182,8 +182,9 @@ def foreign_python(text: str) -> str | None:
 
 def body_of(text: str) -> str:
     """Everything after the header: what the body's digest covers."""
-    rest = text.replace("\r\n", "\n")
-    while rest.startswith(("#", "\n")):
+    by_git = text.count("\r\n") == text.count("\n")  # a checkout with the line ends of Windows
+    rest = text.replace("\r\n", "\n") if by_git else text
+    while rest.startswith("#"):
         rest = rest.partition("\n")[2]
     return rest
 

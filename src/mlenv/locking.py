@@ -11,10 +11,10 @@ from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from mlenv import drift, freshness, heldback, lockfile, plan, platforms, resolution
-from mlenv.errors import FindingError, NoWheelError, ProjectError, ResolutionError, UsageError
+from mlenv import agreement, drift, freshness, heldback, lockfile, plan, platforms, resolution
+from mlenv.errors import ConflictError, FindingError, NoWheelError, ProjectError, ResolutionError, UsageError
 from mlenv.lockfile import Header, Pin, Style
-from mlenv.overlay import Overlay
+from mlenv.overlay import Overlay, contradictions
 from mlenv.project import CONSTRAINTS, Project
 from mlenv.proof import Prover
 from mlenv.report import Finding
@@ -229,11 +229,22 @@ def _seed(pins: Iterable[Pin], environment: Mapping[str, str]) -> str:
 
 def _proven_overlays(project: Project) -> list[Overlay]:
     chosen = [overlay for name, overlay in project.locked_overlays.items() if name not in project.settings.unproven]
+    if not chosen and project.locked_overlays:
+        raise ProjectError(
+            "unproven leaves no backend that the lock could be proven on",
+            path="pyproject.toml",
+            hint="take one of them out of [tool.mlenv] unproven",
+        )
     if not chosen:
         raise ProjectError(
             "there is no overlay to resolve against",
             path=CONSTRAINTS,
             hint="`mlenv init` writes overlays for the usual backends",
+        )
+    if told := contradictions(chosen, shared=lambda name: not project.names.owns(name)):
+        raise ConflictError(
+            "the overlays contradict each other: no lock can serve both\n" + "\n".join(f"  {line}" for line in told),
+            hint=f"change one of the lines, or give a backend its own lock: {agreement.own_lock(chosen[0].backend)}",
         )
     return chosen
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -132,6 +132,30 @@ def load_overlays(root: Path, folder: str = "constraints") -> Mapping[str, Overl
         raise ProjectError(f"can't be read: {error.strerror}", path=folder, hint="check its permissions") from error
     backends = [name.removesuffix(".txt") for name in names if name.endswith(".txt")]
     return {name: parse_overlay(root, f"{folder}/{name}.txt") for name in sorted(backends) if re.fullmatch(_STEM, name)}
+
+
+def contradictions(overlays: Iterable[Overlay], *, shared: Callable[[str], bool]) -> tuple[str, ...]:
+    """Bounds of two overlays that no release satisfies both of, in words with file and line.
+
+    ``shared`` says whether a name is pinned once for all backends.
+    """
+    found = []
+    for one, other in combinations(overlays, 2):
+        for first, second in product(one.constraints, other.constraints):
+            if first.name == second.name and shared(first.name) and _exclude(first, second):
+                found.append(
+                    f"{one.path}:{first.line} wants {first.requirement}, "
+                    f"and {other.path}:{second.line} {second.requirement}"
+                )
+    return tuple(found)
+
+
+def _exclude(first: Constraint, second: Constraint) -> bool:
+    """Whether one of the two is an exact pin that the other does not allow, whatever the platform."""
+    if first.requirement.marker or second.requirement.marker:
+        return False
+    pins = [(one.pin, other) for one, other in ((first, second), (second, first)) if one.pin is not None]
+    return any(not other.requirement.specifier.contains(pin, prereleases=True) for pin, other in pins)
 
 
 def meaning(overlay: Overlay) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mlenv import indexes as index_module
@@ -18,6 +19,7 @@ from mlenv.local_projects import LocalProject
 from mlenv.lockfile import Pin
 from mlenv.overlay import Overlay
 from mlenv.project import Project
+from mlenv.requirement_lines import Named, WheelUrl
 from mlenv.resolution import Resolved, Source
 from mlenv.system import reach
 from mlenv.system import uv as uv_module
@@ -277,7 +279,7 @@ def _compiled(
                 continue
             if isinstance(error, PackageIndexError):
                 raise
-            raise _in_words(_of_local_project(error, project), overlay) from error
+            raise _in_words(_of_local_project(error, project), project, overlay) from error
         wanted = {p.name: i for p in pins if p.via or p.name in root_names if (i := _binding(project, source, p.name))}
         needed = {name: index for name, index in wanted.items() if name in {p.name for p in pins}}
         needed |= {name: i for name in root_names if (i := _binding(project, source, name))}
@@ -412,11 +414,33 @@ def _offline_first(uv: Uv, task: Compilation) -> str:
         return uv_module.compile_(uv, task)
 
 
-def _in_words(error: ResolutionError, overlay: Overlay) -> ResolutionError:
-    """The same error, with the overlay's own pins named as such."""
+def _in_words(error: ResolutionError, project: Project, overlay: Overlay) -> ResolutionError:
+    """The same error, with the overlay's own pins named as such, and the lines that say each side."""
     message = error.message
     for root in overlay.roots():
         for pin in {str(root), str(resolution.without_label(root))}:
             message = message.replace(f"this project requires {pin}", f"{overlay.path} pins {pin}")
             message = message.replace(f" and {pin}.", f", and {overlay.path} pins {pin}.")
+    for path, line, requirement, bounds in _said_where(project, overlay):
+        said = rf"\b{re.escape(path)} (?P<verb>requires|allows|pins) (?={re.escape(requirement)}(?:[\s,;]|\.?$|\.\s))"
+        verb = "allows" if bounds else r"\g<verb>"
+        message = re.sub(said, rf"{path}:{line} {verb} ", message, flags=re.MULTILINE)
     return _retold(error, f"{overlay.backend}: {message}")
+
+
+def _said_where(project: Project, overlay: Overlay) -> Iterator[tuple[str, int, str, bool]]:
+    """(file, line, requirement as uv writes it, whether it only bounds) for everything that was read."""
+    for file in project.requirements.files:
+        for entry in file.entries:
+            if isinstance(entry, Named | WheelUrl):
+                yield file.path, entry.line, _plain(entry.requirement), file.kind == "constraint"
+    for constraint in overlay.constraints:
+        yield from ((overlay.path, constraint.line, text, False) for text in _spellings(constraint.requirement))
+
+
+def _spellings(requirement: Requirement) -> set[str]:
+    return {_plain(requirement), _plain(resolution.without_label(requirement))}
+
+
+def _plain(requirement: Requirement) -> str:
+    return f"{canonicalize_name(requirement.name)}{requirement.specifier}"

@@ -242,13 +242,13 @@ def test_a_file_that_may_not_be_read(site: Site) -> None:
 
 # ------------------------------------------------------------------------------------------------------- resolutions
 
-PINS = "constraints/cpu.txt pins torch==2.14.1"
+PINS = "constraints/cpu.txt:1 pins torch==2.14.1"
 CONFLICTS = (
-    ("unknown package", "demo\nnumpyy\n", ["numpyy was not found", "requirements.in requires numpyy"], "spelling"),
+    ("unknown package", "demo\nnumpyy\n", ["numpyy was not found", "requirements.in:2 requires numpyy"], "spelling"),
     ("no such release", "demo==9\n", ["no version of demo==9", "requirements.in"], "release"),
-    ("two requirements", "demo==2.0\nother\n", ["dep<2", "dep>=2", "requirements.in requires"], "loosen"),
-    ("against torch", "torch<2.14\n", ["requirements.in requires torch<2.14", PINS], "loosen"),
-    ("against its own", "sympy<1.13\n", ["on sympy>=1.13.3", "requirements.in requires sympy<1.13", PINS], "loosen"),
+    ("two requirements", "demo==2.0\nother\n", ["dep<2", "dep>=2", "requirements.in:"], "loosen"),
+    ("against torch", "torch<2.14\n", ["requirements.in:1 requires torch<2.14", PINS], "loosen"),
+    ("against its own", "sympy<1.13\n", ["on sympy>=1.13.3", "requirements.in:1 requires sympy<1.13", PINS], "loosen"),
     ("newer Python", "oldpython\n", ["oldpython==1.0 depends on Python>=3.99", "for Python 3."], "[tool.mlenv] python"),
     ("no wheel", "sdist-only\n", ["sdist-only 1.0", "no wheel"], '[tool.mlenv] build = ["sdist-only"]'),
 )
@@ -265,7 +265,7 @@ def test_requirements_that_cannot_be_met(locked: Site, name: str, text: str, wor
 def test_a_bound_of_an_overlay_is_named(locked: Site) -> None:
     locked.write("requirements.in", "dep>=2\n")
     locked.write("constraints/cpu.txt", "torch==2.14.1\ndep<2\n")
-    words = ["requirements.in requires dep>=2", "constraints/cpu.txt allows dep<2"]
+    words = ["requirements.in:1 requires dep>=2", "constraints/cpu.txt:2 allows dep<2"]
     assert_told(locked.mlenv("lock"), 5, words, "loosen")
 
 
@@ -279,7 +279,7 @@ def test_a_long_derivation_is_told_in_three_lines(site: Site) -> None:
     assert_told(
         done,
         5,
-        ["all versions of vllm depend on torch==2.0.1", "requirements.in requires vllm", "pins torch==2.14.1"],
+        ["all versions of vllm depend on torch==2.0.1", "requirements.in:2 requires vllm", "pins torch==2.14.1"],
         "-v",
     )
     assert len(done.err[done.err.index("error: ") :].splitlines()) <= 4

@@ -185,3 +185,57 @@ def test_a_typo_in_pyproject_is_no_wrong_address(world: World) -> None:
 def test_init_tells_what_replaces_a_refused_line(world: World) -> None:
     (world.root / "requirements.in").write_text("--no-binary demo-app\n")
     assert 'instead: delete the line; name what may be built: [tool.mlenv] build = ["NAME"]' in world.run("init").out
+
+
+# --- what the second one broke ---------------------------------------------------------------------------------------
+
+
+def test_bounds_of_two_files_are_both_named_with_their_lines(world: World) -> None:
+    world.publish(Package("net", "2.0", requires=("sockets",)), Package("sockets", "2.2"), Package("sockets", "2.5"))
+    (world.root / "requirements.in").write_text("-r more.in\n-c limits.txt\n")
+    (world.root / "more.in").write_text("# the rest\nnet\n")
+    (world.root / "limits.txt").write_text("sockets<2.3\n")
+    overlay = world.root / "constraints/cpu.txt"
+    overlay.write_text(overlay.read_text() + "sockets==2.5\n")
+    said = world.run("lock", "--backend", "cpu").err
+    assert "limits.txt:1 allows sockets<2.3, and constraints/cpu.txt:4 allows sockets==2.5" in said
+
+
+def test_an_unknown_name_in_an_included_file_is_told_with_that_file(world: World) -> None:
+    (world.root / "requirements.in").write_text("demo-app\n-r base.in\n")
+    (world.root / "base.in").write_text("# a comment\nnosuch-abc>=1\n")
+    assert "base.in:2 requires nosuch-abc>=1" in world.run("lock").err
+
+
+def test_overlays_that_contradict_each_other_are_told_first(world: World) -> None:
+    for backend, version in (("cpu", "1.13.3"), ("cu130", "1.14.0")):
+        overlay = world.root / f"constraints/{backend}.txt"
+        overlay.write_text(overlay.read_text() + f"sympy=={version}\n")
+    done = world.run("lock")
+    told = "constraints/cpu.txt:4 wants sympy==1.13.3, and constraints/cu130.txt:4 sympy==1.14.0"
+    assert (done.code, told in done.err) == (5, True), done
+
+
+def test_an_upgrade_that_nobody_has_is_blamed_on_the_command_line(world: World) -> None:
+    done = world.run("lock", "-P", "demo-app==99")
+    assert (done.code, "-P asks for demo-app==99" in done.err) == (5, True), done
+
+
+def test_a_backend_that_was_left_out_is_not_gone(world: World) -> None:
+    world.configure('unproven = ["cpu"]\n')
+    said = world.run("lock", "--check").out
+    assert "constraints/cpu.txt counts no more for this lock, by the settings or the command line" in said
+
+
+def test_leaving_all_backends_out_is_told_as_such(world: World) -> None:
+    world.configure('unproven = ["cpu", "cu130"]\n')
+    done = world.run("lock")
+    assert (done.code, "unproven leaves no backend" in done.err) == (3, True), done
+
+
+def test_a_bound_on_upload_times_makes_the_lock_stale(world: World) -> None:
+    assert world.run("lock", "--check").code == 0
+    config = world.root / "uv.toml"
+    config.write_text('exclude-newer = "2026-11-01T00:00:00Z"\n' + config.read_text())
+    done = world.run("lock", "--check")
+    assert (done.code, "the settings that shape the lock were changed" in done.out) == (1, True), done

@@ -169,7 +169,7 @@ def test_a_foundation_that_the_requirements_refuse_is_exit_5_with_both_sides(ben
     said = made.refused(5)
     assert "needy" in said
     assert "torch>=3" in said
-    assert "constraints/cpu.txt pins torch==2.14.1" in said
+    assert "constraints/cpu.txt:1 pins torch==2.14.1" in said
 
 
 # --- foundation packages that the application brings -----------------------------------------------------------------
@@ -252,6 +252,42 @@ def test_torches_that_no_pin_can_serve_are_named_with_their_requirements(bench: 
     said = made.refused(5)
     for word in ("shared", "cpu", "cu130", "shared==1.0", "shared>=1.5", "unproven"):
         assert word in said
+
+
+TWO = (_torch("cu130", "2.14.1"), _torch("cu132", "2.15.0"))
+
+
+def test_a_common_solution_is_found_where_preferences_never_lead(bench: MakeBench) -> None:
+    """The newest app is content with either torch through a lib that the other torch can't have."""
+    packages = (
+        Package("app", "2.0", requires=("lib>=2",)),
+        Package("app", "1.0", requires=("lib",)),
+        Package("lib", "2.0", requires=("torch>=2.15",)),
+        Package("lib", "1.0"),
+    )
+    made = bench("app\n", *packages, foundations=TWO)
+    made.lock()
+    assert made.pins == {"app": "1.0", "lib": "1.0"}
+
+
+def test_what_only_an_extra_needs_of_torch_rules_out_only_the_extra(bench: MakeBench) -> None:
+    packages = (
+        Package("app", "2.0", requires=("lib[gpu]",)),
+        Package("app", "1.0", requires=("lib",)),
+        Package("lib", "1.0", extras={"gpu": ("torch>=2.15",)}),
+    )
+    made = bench("app\n", *packages, foundations=TWO)
+    made.lock()
+    assert made.pins == {"app": "1.0", "lib": "1.0"}
+
+
+def test_fifty_releases_that_each_want_one_torch_cost_few_turns(bench: MakeBench) -> None:
+    releases = [Package("engine", f"{n}.0", requires=("torch==2.14.1",)) for n in range(30, 55)]
+    releases += [Package("engine", f"{n}.0", requires=("torch==2.15.0",)) for n in range(5, 30)]
+    made = bench("engine\n", *releases, Package("engine", "1.0"), foundations=TWO, settings='held-back = "off"\n')
+    done = made.lock()
+    assert made.pins == {"engine": "1.0"}
+    assert done.err.count("resolving for") <= 4
 
 
 def test_a_backend_can_be_left_out_of_the_proof(bench: MakeBench) -> None:

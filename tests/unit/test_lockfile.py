@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlenv import lockfile
-from mlenv.lockfile import Header, Pin
+from mlenv.lockfile import Header, Pin, Style
 
 SHA = "sha256:" + "ab" * 32
 
@@ -121,25 +123,70 @@ pins = st.builds(
     st.sets(st.one_of(names, st.just("-r requirements.in")), min_size=1, max_size=4),
 )
 locks = st.lists(pins, min_size=1, max_size=8, unique_by=lambda pin: pin.name)
+markers = st.sampled_from([None, 'sys_platform == "win32"', 'python_version < "3.12"'])
 
 
-@given(locks, st.sets(names, max_size=4))
-def test_parse_gives_back_what_was_rendered(generated: list[Pin], excluded: set[str]) -> None:
-    text = lockfile.render(header=header(), pins=generated, excluded=excluded)
+def with_markers(generated: list[Pin], data: st.DataObject) -> list[Pin]:
+    """Some of the pins with a marker, and some of those a second time with another release and marker."""
+    found = []
+    for pin in generated:
+        first = replace(pin, marker=data.draw(markers))
+        found.append(first)
+        if first.marker is not None and data.draw(st.booleans()):
+            found.append(replace(pin, version="100.0", marker='sys_platform == "linux"'))
+    return found
+
+
+@given(locks, st.sets(names, max_size=4), st.data())
+def test_parse_gives_back_what_was_rendered(generated: list[Pin], excluded: set[str], data: st.DataObject) -> None:
+    every = with_markers(generated, data)
+    text = lockfile.render(header=header(), pins=every, excluded=excluded)
     lock = lockfile.parse(text, path="requirements.txt")
-    assert list(lock.pins) == sorted(generated, key=lambda pin: pin.name)
+    assert list(lock.pins) == sorted(every, key=lambda pin: (pin.name, pin.marker or ""))
     assert lock.header is not None
     assert lock.header.body == lock.body_digest
     assert lock.excluded == tuple(sorted(excluded))
     assert lockfile.render(header=lock.header, pins=lock.pins, excluded=lock.excluded) == text
 
 
-@given(locks, st.data())
-def test_any_edited_byte_of_a_body_is_found(generated: list[Pin], data: st.DataObject) -> None:
-    text = lockfile.render(header=header(), pins=generated, excluded=[])
+@given(locks, st.sets(names, max_size=2), st.data())
+def test_any_edited_byte_of_a_body_is_found(generated: list[Pin], excluded: set[str], data: st.DataObject) -> None:
+    text = lockfile.render(header=header(), pins=generated, excluded=excluded)
     start = text.index(lockfile.body_of(text))
-    position = data.draw(st.integers(start, len(text) - 2))
-    replacement = data.draw(st.characters(min_codepoint=33, max_codepoint=126).filter(lambda c: c != text[position]))
-    lock = lockfile.parse(text[:position] + replacement + text[position + 1 :], path="requirements.txt")
+    position = data.draw(st.integers(start, len(text) - 1))
+    new = data.draw(st.characters(max_codepoint=126))
+    edits = {
+        "changed": text[:position] + new + text[position + 1 :],
+        "added": text[: position + 1] + new + text[position + 1 :],
+        "removed": text[:position] + text[position + 1 :],
+    }
+    edited = edits[data.draw(st.sampled_from(sorted(edits)))]
+    lock = lockfile.parse(edited, path="requirements.txt")
+    assert edited == text or lock.header is None or lock.header.body != lock.body_digest
+
+
+def test_line_ends_that_git_changed_are_no_edit() -> None:
+    text = lockfile.render(header=header(), pins=[Pin(name="a", version="1", hashes=(SHA,))], excluded=["torch"])
+    lock = lockfile.parse(text.replace("\n", "\r\n"), path="requirements.txt")
     assert lock.header is not None
-    assert lock.header.body != lock.body_digest
+    assert lock.header.body == lock.body_digest
+    assert lock.pins[0].hashes == (SHA,)
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        (Style(), "a==1 \\\n    --hash=H\n    # via\n    #   b\n    #   c\n"),
+        (Style(annotations="line"), "a==1 \\\n    --hash=H\n    # via b, c\n"),
+        (Style(annotations="none"), "a==1 \\\n    --hash=H\n"),
+    ],
+)
+def test_styles_are_those_of_pip_compile(style: Style, expected: str) -> None:
+    pin = Pin(name="a", version="1", hashes=(SHA,), via=("b", "c"))
+    text = lockfile.render(header=header(), pins=[pin], excluded=[], style=style)
+    assert lockfile.body_of(text).replace(SHA, "H") == expected
+
+
+def test_in_a_merge_conflict_our_side_comes_first() -> None:
+    text = "<<<<<<< ours\na==1\n=======\na==2\nb==1\n>>>>>>> theirs\n"
+    assert [(pin.name, pin.version) for pin in lockfile.parse_pins(text)] == [("a", "1"), ("b", "1")]

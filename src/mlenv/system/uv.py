@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from mlenv.errors import EnvironmentBuildError, FaultError, MlenvError, PackageIndexError, ProjectError, ResolutionError
 from mlenv.system import process
-from mlenv.system.uv_messages import GENERATED_PROJECT, answered, empty_page, explain, mask, missing_name
+from mlenv.system.uv_messages import GENERATED_PROJECT, UPGRADES, answered, empty_page, explain, mask, missing_name
 
 # What a user sets to reach the network, and what a process needs to live.
 _FORWARDED = frozenset(
@@ -152,7 +152,7 @@ def compile_(uv: Uv, task: Compilation) -> str:
         }
         done = _run(argv, env=env, cwd=folder)
         if done.code != 0:
-            read = {path: task.files.get(path, "") for path in (*task.sources, *task.constraints)}
+            read = {UPGRADES: "\n".join(task.upgrade.packages), **task.files}
             error = explain(done.err, code=done.code, folder=str(folder), files=read)
             raise _located(task, _second_opinion(replace(uv, env=env), task, folder, error) or error)
         return output.read_text(encoding="utf-8")

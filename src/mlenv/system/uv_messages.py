@@ -22,6 +22,9 @@ from mlenv.errors import (
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
+UPGRADES = "--upgrade-package"
+"""What the words after ``-P`` are called among the files."""
+
 # The name of the project that mlenv generates for uv; see resolution.py.
 GENERATED_PROJECT = "mlenv-inputs"
 
@@ -326,6 +329,8 @@ def _reason(steps: Sequence[_Step], owners: _Owners) -> str:
     """The two sides: all premises where they are few, else what the last of them follows from."""
     if not steps:
         return ""
+    if bounds := next(filter(None, (_two_bounds(step.premise, owners) for step in steps)), None):
+        return bounds
     told = [step.premise for step in steps]
     if len(steps) > _FEW:
         told = _gist(steps)
@@ -335,6 +340,19 @@ def _reason(steps: Sequence[_Step], owners: _Owners) -> str:
         if "we know from (" not in line
     ]
     return ",\nand ".join(dict.fromkeys(named)) + "."
+
+
+def _two_bounds(premise: str, owners: _Owners) -> str | None:
+    """Where two files bound one package so that nothing is left: both, and who needs it."""
+    found = _SAME_NAME.search(premise)
+    if found is None:
+        return None
+    sides = [owners.said(f"{found['name']}{found[side]}") for side in ("one", "other")]
+    if None in sides:
+        return None
+    needing = premise[: found.start()].split("all of")[0].strip()
+    needs = "" if needing == GENERATED_PROJECT else f",\nand {needing} needs {found['name']}"
+    return f"{sides[0]}, and {sides[1]}{needs}."
 
 
 def _gist(steps: Sequence[_Step]) -> list[str]:
@@ -348,6 +366,9 @@ def _gist(steps: Sequence[_Step]) -> list[str]:
     return [steps[-3].conclusion, before.premise, last]
 
 
+_SAME_NAME = re.compile(
+    r"\bdepends? on (?P<name>[A-Za-z0-9._-]+?)(?P<one>[<>=!~]\S*) and (?P=name)(?P<other>[<>=!~]\S*)"
+)
 _ABSENCE = re.compile("was not found in|there is no version of|has no wheels with|requested Python version|was yanked")
 _PYTHON = re.compile(r"the requested Python version \(>=([^)]+)\) does not satisfy Python\S+ and (.+)")
 _ONE = r"[A-Za-z0-9][^\s,]*(?:,[<>=!~][^\s,]*)*"
@@ -366,6 +387,11 @@ class _Owners:
         """The sentence, with the file that says it in the place of the generated project."""
         told = _OWN_REQUIREMENTS.sub(lambda found: self._said(found["first"], found["second"]), sentence)
         return told.replace(f"{GENERATED_PROJECT} depends on", "this project requires")
+
+    def said(self, text: str) -> str | None:
+        """``limits.txt allows urllib3<2``; None where no file says it."""
+        owner = self._owner(text)
+        return None if owner == _PROJECT else f"{owner} {text}"
 
     def _said(self, first: str, second: str | None) -> str:
         one = self._owner(first)
@@ -397,7 +423,7 @@ def _says(path: str) -> str:
     """The words for who says it; what mlenv generated for the overlay's pins is the project's."""
     if not path or path.startswith("."):
         return _PROJECT
-    told: Mapping[str, str] = {"lock.txt": "the lock pins", "with.txt": "--with asks for"}
+    told: Mapping[str, str] = {"lock.txt": "the lock pins", "with.txt": "--with asks for", UPGRADES: "-P asks for"}
     return told.get(path, f"{path} allows" if path.startswith("constraints/") else f"{path} requires")
 
 
