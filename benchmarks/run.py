@@ -1,49 +1,121 @@
-"""mlenv against raw uv, on this repository, in one run: medians and ratios.
+"""mlenv against raw uv and pip-compile, both sides in the same run: medians and ratios.
 
-Usage: python benchmarks/run.py [--runs N]
+Usage: python benchmarks/run.py [--runs N] [--only WORD]
 The network is used, and the CUDA stack must be in uv's cache: run `mlenv sync --cuda13` first.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import uv
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from support.index import LoopbackIndex  # noqa: E402 - the tests' index serves a workload here as well
+from support.wheels import Package  # noqa: E402
+
 UV = uv.find_uv_bin()
 MLENV = [sys.executable, "-m", "mlenv"]
 RESOLVE = [UV, "pip", "compile", "-q", "--generate-hashes", "--no-header", "--python-version", "3.11"]
+NEED_TORCH = ("accelerate", "bitsandbytes", "peft", "trl")
+DIRECT = 400
+# The last pip-tools that downloads nothing for a lock that is there (FACTS, pip-tools 5), and what it runs with.
+PIP_TOOLS = ("pip-tools==7.6.0", "click<8.3", "pip<26")
+
+Call = Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """What is compared: ours, theirs (None where the time alone counts)."""
+
+    title: str
+    ours: Call
+    theirs: Call | None = None
 
 
 def main() -> None:
     """Print one line for each pair: what was measured, both medians, their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
-    runs = parser.parse_args().runs
-    with tempfile.TemporaryDirectory(dir=ROOT.parent) as name:
+    parser.add_argument("--only", default="", help="the pairs with this word in their title")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=ROOT.parent) as name, LoopbackIndex() as index:
         folder = Path(name)
         project = folder / "project"
         ignore = shutil.ignore_patterns(".git", ".mlenv", ".venv", ".*_cache")
         shutil.copytree(ROOT, project, ignore=ignore, symlinks=True)
-        for title, ours, theirs in _pairs(project, folder):
-            _compare(title, ours, theirs, runs=runs)
+        for make in (_locking, _checking, lambda *_: _many(folder, index), _building):
+            for pair in make(project, folder):
+                if asked.only in pair.title:
+                    _compare(pair, runs=asked.runs)
 
 
-def _pairs(project: Path, folder: Path) -> list[tuple[str, Callable[[], None], Callable[[], None]]]:
-    everything = folder / "everything.in"
-    everything.write_text((project / "requirements.in").read_text() + (project / "constraints/cu130.txt").read_text())
-    compiled = folder / "everything.txt"
-    resolve = [*RESOLVE, str(everything), "-o", str(compiled)]
+def _locking(project: Path, folder: Path) -> Iterator[Pair]:
+    resolve = _resolve_everything(project, folder)
     _run(resolve, project)
+    _run([*MLENV, "lock"], project)
+    yield Pair(
+        title="lock, four overlays, warm / one uv pip compile",
+        ours=_mlenv(project, "lock"),
+        theirs=_call(resolve, project),
+    )
+
+
+def _checking(project: Path, folder: Path) -> Iterator[Pair]:
+    offline = [*_resolve_everything(project, folder), "--offline"]
+    check = _mlenv(project, "lock", "--check")
+    yield Pair(title="lock --check / uv pip compile --offline", ours=check, theirs=_call(offline, project))
+    yield Pair(title="lock --check / pip-compile, warm, no torch", ours=check, theirs=_pip_compile(project, folder))
+    edited = folder / "edited"
+    shutil.copytree(project, edited, symlinks=True)
+    with (edited / "requirements.in").open("a") as file:
+        file.write("# a comment\n")
+    yield Pair(
+        title="lock --check, a comment edited / uv pip compile --offline",
+        ours=_mlenv(edited, "lock", "--check"),
+        theirs=_call(offline, project),
+    )
+    yield Pair(
+        title="mlenv --version / python -c pass",
+        ours=_mlenv(project, "--version"),
+        theirs=_call([sys.executable, "-c", "pass"], project),
+    )
+
+
+def _many(folder: Path, index: LoopbackIndex) -> Iterator[Pair]:
+    """A project of 400 direct requirements, each with a dependency."""
+    project = folder / "many"
+    (project / "constraints").mkdir(parents=True)
+    (project / "constraints/cpu.txt").write_text("# no foundation\n")
+    index.add("many", *(Package(f"direct-{n}", "1.0", requires=(f"below-{n % 50}>=1",)) for n in range(DIRECT)))
+    index.add("many", *(Package(f"below-{n}", "1.0") for n in range(50)))
+    (project / "requirements.in").write_text("".join(f"direct-{n}>=1\n" for n in range(DIRECT)))
+    env = {**os.environ, "UV_DEFAULT_INDEX": index.url("many"), "UV_CACHE_DIR": str(folder / "cache")}
+    subprocess.run([*MLENV, "lock"], cwd=project, check=True, capture_output=True, env=env)
+    yield Pair(title=f"lock --check, {DIRECT} direct requirements", ours=_mlenv(project, "lock", "--check"))
+    with (project / "requirements.in").open("a") as file:
+        file.write("# a comment\n")
+    yield Pair(
+        title=f"lock --check, {DIRECT} direct requirements, a comment edited", ours=_mlenv(project, "lock", "--check")
+    )
+
+
+def _building(project: Path, folder: Path) -> Iterator[Pair]:
+    compiled = folder / "everything.txt"
+    _run(_resolve_everything(project, folder), project)
     _run([*MLENV, "sync", "--cuda13", "--verify", "metadata"], project)
 
     def rebuild_with_uv() -> None:
@@ -51,33 +123,61 @@ def _pairs(project: Path, folder: Path) -> list[tuple[str, Callable[[], None], C
         _run([UV, "venv", "-q", "--no-project", str(folder / "raw")], project)
         _run([UV, "pip", "sync", "-q", "--python", str(folder / "raw"), str(compiled)], project)
 
-    def ours(*words: str) -> Callable[[], None]:
-        return lambda: _run([*MLENV, *words], project)
+    build = _mlenv(project, "sync", "--cuda13", "--rebuild", "--verify", "metadata")
+    yield Pair(title="sync --rebuild / uv venv + uv pip sync", ours=build, theirs=rebuild_with_uv)
+    again = _call([UV, "pip", "sync", "-q", "--python", str(folder / "raw"), str(compiled)], project)
+    yield Pair(
+        title="sync, nothing to do / uv pip sync, nothing to do", ours=_mlenv(project, "sync", "--cuda13"), theirs=again
+    )
 
-    def theirs(*words: str) -> Callable[[], None]:
-        return lambda: _run([*words], project)
 
-    build = ("sync", "--cuda13", "--rebuild", "--verify", "metadata")
-    again = theirs(UV, "pip", "sync", "-q", "--python", str(folder / "raw"), str(compiled))
-    return [
-        ("lock for four overlays, warm / one uv pip compile", ours("lock"), theirs(*resolve)),
-        ("lock --check / uv pip compile --offline", ours("lock", "--check"), theirs(*resolve, "--offline")),
-        ("sync --rebuild / uv venv + uv pip sync", ours(*build), rebuild_with_uv),
-        ("sync, nothing to do / uv pip sync, nothing to do", ours("sync", "--cuda13"), again),
-        ("mlenv --version / python -c pass", ours("--version"), theirs(sys.executable, "-c", "pass")),
+def _resolve_everything(project: Path, folder: Path) -> list[str]:
+    everything = folder / "everything.in"
+    everything.write_text((project / "requirements.in").read_text() + (project / "constraints/cu130.txt").read_text())
+    return [*RESOLVE, str(everything), "-o", str(folder / "everything.txt")]
+
+
+def _pip_compile(project: Path, folder: Path) -> Call:
+    """pip-compile at its best: nothing to download, the lock is there, everything in its cache."""
+    tools, source, lock = folder / "pip-tools", folder / "plain.in", folder / "plain.txt"
+    _run([UV, "venv", "-q", "--no-project", "--python", sys.executable, str(tools)], project)
+    _run([UV, "pip", "install", "-q", "--python", str(tools), *PIP_TOOLS], project)
+    lines = (project / "requirements.in").read_text().splitlines()
+    source.write_text("".join(f"{line}\n" for line in lines if not line.startswith(NEED_TORCH)))
+    command = [
+        str(tools / "bin" / "pip-compile"),
+        "-q",
+        "--generate-hashes",
+        "--strip-extras",
+        str(source),
+        "-o",
+        str(lock),
     ]
+    _run(command, project)
+    return _call(command, project)
 
 
-def _compare(title: str, ours: Callable[[], None], theirs: Callable[[], None], *, runs: int) -> None:
-    ours()
-    theirs()
-    pairs = [(_seconds(ours), _seconds(theirs)) for _ in range(runs)]
-    mine, other = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(a / b for a, b in pairs)
-    sys.stdout.write(f"{title:<62} {mine:7.3f} s  {other:7.3f} s  ratio {ratio:5.2f}\n")
+def _mlenv(project: Path, *words: str) -> Call:
+    return _call([*MLENV, *words], project)
 
 
-def _seconds(call: Callable[[], None]) -> float:
+def _call(argv: list[str], cwd: Path) -> Call:
+    return lambda: _run(argv, cwd)
+
+
+def _compare(pair: Pair, *, runs: int) -> None:
+    calls = [call for call in (pair.ours, pair.theirs) if call is not None]
+    for call in calls:
+        call()
+    rounds = [[_seconds(call) for call in calls] for _ in range(runs)]
+    medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
+    told = "".join(f"{median:9.3f} s" for median in medians)
+    ratio = f"  ratio {statistics.median(one / other for one, other in rounds):7.3f}" if len(calls) == 2 else ""
+    sys.stdout.write(f"{pair.title:<64}{told}{ratio}\n")
+    sys.stdout.flush()
+
+
+def _seconds(call: Call) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
