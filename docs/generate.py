@@ -26,7 +26,13 @@ EXAMPLE = """\
 [tool.mlenv]
 python = "3.11"                  # default: the lock's header; a first lock: .python-version, else the running one
 backend = "cu130"                # where none is asked for; default: detection
+platforms = ["linux-x86_64"]     # what the lock is for; several make one lock with markers; "all"
+extras = []                      # extras of a pyproject.toml among the requirements; "*" for all
+groups = []                      # its dependency groups
+constraints = []                 # files that bound and bring nothing
 unproven = ["cu126"]             # overlays the lock is not proven on
+held-back = "error"              # or "warn", "off": a package that an overlay keeps held-back-days behind
+held-back-allow = []             # packages that may be behind
 build = ["llama-cpp-python"]     # packages whose source distributions may be built
 
 [tool.mlenv.foundation]
@@ -36,6 +42,9 @@ exclude = []                     # names that a pattern takes for foundation and
 
 [tool.mlenv.backends.cu130]
 sources = ["default", "pytorch-cu130"]   # the order they are tried in; "default" is uv's default index
+
+[tool.mlenv.backends.cu118]
+lock = "requirements.cu118.txt"  # a lock of its own, for a backend that can't share the pins of the others
 
 [tool.mlenv.index]
 "company-*" = "company"          # name or glob → one explicit index of uv.toml
@@ -48,8 +57,7 @@ Per machine, `MLENV_ENVIRONMENT`, `MLENV_BACKEND`, `MLENV_KEEP` and `MLENV_INDEX
 keys of the user's and the system's `mlenv.toml`. What shapes the lock comes from the project's files and the command
 line alone.
 
-Not there yet: `layout = "directory"`, `[tool.mlenv.workspace]`, a backend's own `lock`, several `platforms` (each is
-refused), and the `held-back` check (the keys are read and have no effect)."""
+Not there yet, and refused: `layout = "directory"`, `[tool.mlenv.workspace]`."""
 
 
 def reference() -> str:
