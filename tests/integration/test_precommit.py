@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -313,21 +313,39 @@ def test_a_project_that_wants_another_mlenv_is_refused(hooked: Hooked) -> None:
     assert told(done)[0].startswith("error: pyproject.toml:2: ")
 
 
-@pytest.mark.network
-def test_git_commits_nothing_while_the_lock_is_stale(hooked: Hooked) -> None:
-    """As it is used: installed into the repository, started by git, on what is staged."""
-    environment = {"PRE_COMMIT_HOME": str(hooked.hooks.home), **NO_NETWORK}
+@pytest.fixture
+def committing(hooked: Hooked, monkeypatch: pytest.MonkeyPatch) -> Hooked:
+    """The hook as it is used: installed into the repository, started by git."""
     assert hooked.hooks.pre_commit("install", cwd=hooked.project).code == 0
-    hooked.edit("requirements.in", "demo-app", "demo-app>=0.5")
-    hooked.write("notes.md", "unrelated\n")
-    hooked.repository.git("add", "requirements.in")
-    refused = hooked.repository.try_git("commit", "-m", "stale", env=environment)
+    for name, value in {"PRE_COMMIT_HOME": str(hooked.hooks.home), **NO_NETWORK}.items():
+        monkeypatch.setenv(name, value)
+    return replace(hooked, repository=Repository(hooked.project))
+
+
+@pytest.mark.network
+def test_git_commits_nothing_while_the_lock_is_stale(committing: Hooked) -> None:
+    committing.edit("requirements.in", "demo-app", "demo-app>=0.5")
+    refused = committing.repository.try_git("commit", "-a", "-m", "stale")
     assert refused.code == 1
     assert "requirements.in was changed since the lock was made" in refused.err
-    hooked.repository.git("restore", "--staged", "requirements.in")
-    hooked.repository.git("add", "notes.md")
-    hooked.repository.git("commit", "-m", "with a stale input that is not staged", env=environment)
-    assert hooked.repository.git("show", "--name-only", "--format=").split() == ["notes.md"]
+
+
+@pytest.mark.network
+def test_a_deleted_overlay_is_noticed(committing: Hooked) -> None:
+    """pre-commit counts no deleted file among those that a commit touches."""
+    committing.repository.git("rm", "-q", "constraints/cu130.txt")
+    refused = committing.repository.try_git("commit", "-m", "one backend less")
+    assert refused.code == 1
+    assert "constraints/cu130.txt is gone since the lock was made" in refused.err
+
+
+@pytest.mark.network
+def test_what_is_not_staged_stops_no_commit(committing: Hooked) -> None:
+    committing.edit("requirements.in", "demo-app", "demo-app>=0.5")
+    committing.write("notes.md", "unrelated\n")
+    committing.repository.git("add", "notes.md")
+    committing.repository.git("commit", "-m", "notes")
+    assert committing.repository.git("show", "--name-only", "--format=").split() == ["notes.md"]
 
 
 @pytest.fixture
@@ -360,14 +378,15 @@ def test_the_other_hook_makes_the_lock(hooks: Hooks, hooked: Hooked) -> None:
     """pre-commit fails a hook that wrote something; the next run has nothing left to do."""
     online = {"UV_DEFAULT_INDEX": hooked.world.index.url("pypi")}
     hooked.write(CONFIG, hooks.config("id: mlenv-lock", "id: mlenv-lock-check"))
+    hooked.repository.commit("both hooks")
     hooked.edit("parts/base.in", "<1.1", ">=1.1")
-    hooked.repository.commit("stale")
-    first = hooks.pre_commit("run", "--all-files", cwd=hooked.project, env=online)
+    hooked.repository.git("add", "parts/base.in")
+    first = hooks.pre_commit("run", cwd=hooked.project, env=online)
     assert (first.code, "- files were modified by this hook" in first.out) == (1, True)
-    assert hooked.repository.changed == [" M requirements.txt", "!! .mlenv/"]
+    assert hooked.repository.changed == ["M  parts/base.in", " M requirements.txt", "!! .mlenv/"]
     assert "demo-lib==1.1 " in (hooked.project / "requirements.txt").read_text()
-    hooked.repository.git("add", "-A")
-    assert hooks.pre_commit("run", "--all-files", cwd=hooked.project, env=online).code == 0
+    hooked.repository.git("add", "requirements.txt")
+    assert hooks.pre_commit("run", cwd=hooked.project, env=online).code == 0
 
 
 @pytest.mark.network
