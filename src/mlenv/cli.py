@@ -120,7 +120,8 @@ class Session:
         """Print an outcome and leave with its exit status."""
         if self.output_format == "github":
             for finding in outcome.findings:
-                self._say(_workflow_command(finding.severity, str(finding.message), finding.path, finding.line))
+                where = self._in_workspace(finding.path)
+                self._say(_workflow_command(finding.severity, str(finding.message), where, finding.line))
         if self.as_json:
             import json
 
@@ -154,7 +155,8 @@ class Session:
 
         message, hint = mask(error.message), mask(error.hint) if error.hint else None
         if self.output_format == "github":
-            self._say(_workflow_command("error", message, str(error.path) if error.path else None, error.line))
+            where = self._in_workspace(str(error.path)) if error.path else None
+            self._say(_workflow_command("error", message, where, error.line))
         if self.as_json:
             import json
 
@@ -171,6 +173,14 @@ class Session:
 
             self._say(mask("".join(traceback.format_exception(error))), err=True)
         raise SystemExit(int(error.code))
+
+    def _in_workspace(self, path: str | None) -> str | None:
+        """A file of the project as GitHub Actions wants it: from the checkout on, wherever the project is."""
+        if path is None:
+            return None
+        workspace = Path(self.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
+        absolute = self.root / path
+        return absolute.relative_to(workspace).as_posix() if absolute.is_relative_to(workspace) else path
 
     def _say(self, text: str, *, err: bool = False) -> None:
         """Print. Where nobody reads any more (``| head``) the work goes on in silence, and so does the exit status."""

@@ -65,7 +65,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _lock_of(root: Path) -> str:
-    """The lock that the settings name. Raises LookupError where there are several."""
+    """The lock that the settings name. Raises LookupError where there are several, or not every mlenv may judge it."""
     path = root / "pyproject.toml"
     if not path.is_file():
         return "requirements.txt"
@@ -74,6 +74,8 @@ def _lock_of(root: Path) -> str:
     table = tomllib.loads(path.read_bytes().decode("utf-8")).get("tool", {}).get("mlenv", {})
     if "workspace" in table or any("lock" in each for each in _tables(table.get("backends"))):
         raise LookupError("more than one lock")
+    if "required-version" in table:
+        raise LookupError("perhaps for another mlenv")
     return str(table.get("lock", "requirements.txt"))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mlenv import freshness
 from support.index import Dropped, LoopbackIndex
 from support.interpreter import Finished, ProjectFactory, RunProgram
 from support.wheels import Package, fake_foundation
@@ -145,6 +146,35 @@ def test_findings_as_json(locked: Locked) -> None:
     assert (done.code, told["exit_code"], told["current"]) == (1, 1, False)
     line = locked.line("mlenv body")
     assert [(f["kind"], f["path"], f["line"]) for f in told["findings"]] == [("lock-edited", "requirements.txt", line)]
+
+
+def test_a_lock_that_another_mlenv_is_wanted_for_is_not_judged(locked: Locked) -> None:
+    """Written by that other one, whose line of untouched files this one would take for a yes."""
+    locked.edit("pyproject.toml", "[tool.mlenv]", '[tool.mlenv]\nrequired-version = ">=99"')
+    lock = locked.root / "requirements.txt"
+    text = freshness.unstamped(lock.read_text())
+    lock.write_text(freshness.stamped(text, locked.root, ("requirements.in", "more.in"), {}))
+    done = locked.check()
+    assert (done.code, "error: pyproject.toml:2: " in done.err) == (3, True)
+
+
+@pytest.mark.parametrize("workspace", [".", ".."])
+@pytest.mark.parametrize("line", ["lib>=2", "--pre"])
+def test_github_is_told_the_file_from_the_checkout_on(locked: Locked, workspace: str, line: str) -> None:
+    """Of a finding, and of an error; the job's working directory is no matter."""
+    locked.edit("more.in", "lib", line)
+    checkout = (locked.root / workspace).resolve()
+    done = locked.check("--output-format", "github", env={"GITHUB_WORKSPACE": str(checkout)})
+    file = (locked.root / "more.in").relative_to(checkout)
+    assert f"::error file={file},line=1,title=mlenv::" in done.out
+
+
+def test_github_is_told_the_file_from_where_it_runs_on(locked: Locked) -> None:
+    locked.edit("more.in", "lib", "lib>=2")
+    name = locked.root.name
+    words = ("lock", "--check", "--project", name, "--output-format", "github")
+    done = locked.run(*words, cwd=locked.root.parent, env={"GITHUB_WORKSPACE": None})
+    assert f"::error file={name}/more.in,line=1,title=mlenv::lib>=2 is not satisfied: the lock has 1.0" in done.out
 
 
 def test_a_missing_lock_is_exit_1(locked: Locked) -> None:

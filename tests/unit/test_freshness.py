@@ -80,7 +80,13 @@ def test_other_words_on_the_command_line_are_no_yes(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", ['[tool.mlenv.backends.cpu]\nlock = "cpu.txt"\n', '[tool.mlenv]\nlock = "other.txt"\n', "[not toml"]
+    "settings",
+    [
+        '[tool.mlenv.backends.cpu]\nlock = "cpu.txt"\n',
+        '[tool.mlenv]\nlock = "other.txt"\n',
+        '[tool.mlenv]\nrequired-version = ">=0"\n',
+        "[not toml",
+    ],
 )
 def test_what_it_does_not_know_is_no_yes(root: Path, settings: str) -> None:
     (root / "pyproject.toml").write_text(settings)
