@@ -58,8 +58,7 @@ def sync(project: Project, uv: Uv, machine: Machine, request: Request, *, progre
     clock = Clock()
     with project_lock(project.state, wait=request.wait, waiting=progress):
         project = _with_lock(project, uv, request, progress=progress)
-        for path in generation.sweep(project.state):
-            progress(f"removed what an interrupted build left: {path.name}")
+        _sweep(project, progress=progress)
         state = _look(project, uv, machine, request)
         clock.phase("look")
         notes: list[str] = []
@@ -102,6 +101,14 @@ def dry_run(project: Project, uv: Uv, machine: Machine, request: Request, *, pro
     head = f"would build {request.environment.name} for {request.backend}: {len(chosen.packages)} packages"
     data = {"action": "build", "backend": request.backend, "packages": _packages(chosen)}
     return Outcome(text="\n".join([head, *request.reasons, *lines]), data=data, findings=_as_notes(notes))
+
+
+def _sweep(project: Project, *, progress: Progress) -> None:
+    swept = generation.sweep(project.state)
+    for path in swept.gone:
+        progress(f"removed what an interrupted build left: {path.name}")
+    for path in swept.busy:
+        progress(f"left {path.name}, which has no sound {generation.MARKER}, as a process runs in it")
 
 
 def _with_lock(project: Project, uv: Uv, request: Request, *, progress: Progress) -> Project:

@@ -200,17 +200,31 @@ def _linked(state: Path) -> set[Path]:
     return {path.resolve() for path in (state.parent / ".venv", *_environments(state))}
 
 
-def sweep(state: Path) -> tuple[Path, ...]:
-    """Remove what interrupted builds left, never what an environment points to; the project's lock must be held."""
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What ``sweep`` removed, and what looks unfinished and was left because a process runs in it."""
+
+    gone: tuple[Path, ...] = ()
+    busy: tuple[Path, ...] = ()
+
+
+def sweep(state: Path) -> Swept:
+    """Remove what interrupted builds left; the project's lock must be held.
+
+    Never what an environment points to, or what a process runs in: its marker may have been lost since.
+    """
     try:
         left = [path for path in folder(state).iterdir() if read(path) is None]
     except OSError:
-        return ()
-    used = _linked(state) if left else set()
-    gone = [path for path in left if path.resolve() not in used]
+        return Swept()
+    linked = _linked(state) if left else set()
+    loose = [path for path in left if path.resolve() not in linked]
+    running = _running_in() if loose else set()
+    busy = tuple(path for path in loose if _any_below(running, path.resolve()))
+    gone = tuple(path for path in loose if path not in busy)
     for path in gone:
         remove_tree(path)
-    return tuple(gone)
+    return Swept(gone=gone, busy=busy)
 
 
 def prune(state: Path, *, keep: int, in_use: Path) -> tuple[Path, ...]:
