@@ -522,6 +522,8 @@ def export_command(
     from mlenv.commands import export
 
     project = session.project()
+    if output is not None:
+        export.require_free(project, output)
     machine = session.machine()
     named = (
         selection.select(project, machine, backend=backend, flag=request, force=True).backend
