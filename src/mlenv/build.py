@@ -371,8 +371,8 @@ def _gpu_variables() -> dict[str, str]:
 
 def changed_since(found: Generation) -> tuple[str, ...]:
     """What somebody changed in a generation since it was finished, one sentence each; empty where it is as it was."""
-    if (was := found.manifest.get("path")) is not None and Path(str(was)) != found.path.resolve():
-        return (f"it was built at {was}; its scripts point there",)
+    if found.moved_from is not None:
+        return (f"it was built at {found.moved_from}; its scripts point there",)
     if not generation.python_of(found.path).exists():
         return ("its Python is gone",)
     try:

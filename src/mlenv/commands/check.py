@@ -17,8 +17,7 @@ def check(project: Project, machine: Machine, environment: Path) -> Outcome:
     """What drifted, was damaged or replaced since the environment was finished, by name; writes nothing."""
     current = generation.current(environment)
     if current is None:
-        what = "is not an environment that mlenv built" if environment.exists() else "does not exist"
-        raise FindingError(f"{environment.name} {what}", hint="run `mlenv sync`")
+        raise FindingError(f"{environment.name} {generation.unusable(environment)}", hint="run `mlenv sync`")
     mend = f"run `mlenv sync --backend {current.backend} --rebuild`"
     drifted = tuple(
         Finding(kind="environment-drifted", message=f"{environment.name}: {line}", hint=mend)

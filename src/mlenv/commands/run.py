@@ -17,13 +17,10 @@ def run(environment: Path, command: Sequence[str], *, environ: Mapping[str, str]
     """Run ``command`` and return its exit status.
 
     The link is resolved first, so that the running program never sees a flip. Raises FindingError where there is no
-    environment, UsageError where there is no such command.
+    environment or one that was built elsewhere, UsageError where there is no such command.
     """
     root = environment.resolve()
-    if not generation.python_of(root).exists():
-        raise FindingError(f"{environment.name} does not exist", hint="run `mlenv sync` first")
-    if not (root / "pyvenv.cfg").is_file():  # its Python would be the base interpreter
-        raise FindingError(f"{environment.name} is damaged: pyvenv.cfg is missing", hint="run `mlenv sync`")
+    _require_usable(environment, root)
     env = {name: value for name, value in environ.items() if name not in _FORGOTTEN}
     env |= {
         "VIRTUAL_ENV": str(root),
@@ -41,3 +38,15 @@ def run(environment: Path, command: Sequence[str], *, environ: Mapping[str, str]
         raise FindingError(
             f"{command[0]} can't be started: {error.strerror} (was the project moved?)", hint="run `mlenv sync`"
         ) from error
+
+
+def _require_usable(environment: Path, root: Path) -> None:
+    if not generation.python_of(root).exists():
+        raise FindingError(f"{environment.name} {generation.unusable(environment)}", hint="run `mlenv sync` first")
+    if not (root / "pyvenv.cfg").is_file():  # its Python would be the base interpreter
+        raise FindingError(f"{environment.name} is damaged: pyvenv.cfg is missing", hint="run `mlenv sync`")
+    found = generation.read(root)
+    if found is not None and found.moved_from is not None:  # the first line of its scripts names another Python
+        raise FindingError(
+            f"{environment.name} was built at {found.moved_from}; its scripts point there", hint="run `mlenv sync`"
+        )

@@ -211,7 +211,7 @@ def _differences(state: _State) -> tuple[Finding, ...]:
     hint = f"run `mlenv sync --backend {state.request.backend}`"
     name = state.request.environment.name
     if state.current is None:
-        what = "is not an environment that mlenv built" if state.request.environment.exists() else "does not exist"
+        what = generation.unusable(state.request.environment)
         return (Finding(kind="environment-missing", message=f"{name} {what}", hint=hint),)
     if state.current.key != state.key:
         was = state.current.backend

@@ -43,6 +43,12 @@ class Generation:
         """The backend it was built for."""
         return str(self.manifest["backend"])
 
+    @property
+    def moved_from(self) -> Path | None:
+        """Where it was built, if that is not where it is: its scripts still point there."""
+        was = self.manifest.get("path")
+        return None if was is None or Path(str(was)) == self.path.resolve() else Path(str(was))
+
 
 def folder(state: Path) -> Path:
     """Where generations live."""
@@ -75,6 +81,17 @@ def current(environment: Path) -> Generation | None:
     if not is_link(environment):
         return None
     return read(environment.resolve())
+
+
+def unusable(environment: Path) -> str:
+    """What stands at ``environment``, in words, where that is no environment of mlenv's that a command can run in."""
+    if not os.path.lexists(environment):
+        return "does not exist"
+    if not environment.exists():
+        return f"is a link to {environment.readlink()}, which does not exist"
+    if current(environment) is not None and not python_of(environment).exists():
+        return "can't be used: its Python is gone"
+    return "is not an environment that mlenv built"
 
 
 def begin(state: Path, *, backend: str, key: str) -> Path:
