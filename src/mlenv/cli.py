@@ -430,7 +430,7 @@ def sync_command(
     asked = sync.Request(
         backend=chosen.backend,
         reasons=chosen.reasons,
-        environment=selection.environment_path(project, chosen.backend, asked=environment),
+        environment=selection.environment(project, chosen.backend, asked=environment),
         python=python,
         extras=selection.checked_extras(extras),
         verify=Verify(verify),
@@ -461,8 +461,8 @@ def check_command(session: Session, *, environment: Path | None) -> None:
     from mlenv.commands import check
 
     project = session.project()
-    path = selection.environment_path(project, None, asked=environment)
-    session.show(check.check(project, session.machine(), path))
+    chosen = selection.environment(project, None, asked=environment)
+    session.show(check.check(project, session.machine(), chosen))
 
 
 @cli.command("detect")
@@ -555,8 +555,8 @@ def run_command(session: Session, *, environment: Path | None, words: tuple[str,
     from mlenv import selection
     from mlenv.commands import run
 
-    path = selection.environment_path(session.project(), None, asked=environment)
-    raise SystemExit(run.run(path, words, environ=session.environ))
+    chosen = selection.environment(session.project(), None, asked=environment)
+    raise SystemExit(run.run(chosen, words, environ=session.environ))
 
 
 @cli.command("init")

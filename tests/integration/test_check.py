@@ -11,7 +11,7 @@ import pytest
 from support.index import LoopbackIndex
 from support.interpreter import ProjectFactory, RunProgram
 from support.wheels import Package
-from support.world import World, make_world
+from support.world import World, make_world, site_of
 
 
 @pytest.fixture
@@ -149,3 +149,35 @@ def test_after_a_change_of_the_lock_the_environment_is_still_judged_by_its_own_p
     world.require("demo-app", "extra-tool")
     assert world.run("check").code == 0
     assert world.run("sync", "--cpu", "--check").code == 1
+
+
+def test_hints_say_which_environment_and_with_what_it_was_built(world: World) -> None:
+    """Pasted as they are, they must mend the environment that was looked at."""
+    world.publish(Package("my-debugger", "1.0"))
+    place = world.root.parent / "other place" / ".venv"
+    options = ("--env", str(place), "--with", "my-debugger>=0.13")
+    quoted = f"--with 'my-debugger>=0.13' --env '{place}'"
+    world.sync(*options)
+    assert world.run("check", *options[:2]).out.startswith(f"{place} is whole: ")
+    _truncated(site_of(place.resolve()))
+    done = world.run("check", *options[:2])
+    assert done.out.splitlines()[-1] == f"hint: run `mlenv sync --backend cpu --rebuild {quoted}`"
+    shutil.rmtree(site_of(place.resolve()) / "mpmath")
+    done = world.run("sync", "--cpu", "--check", *options)
+    assert done.out.splitlines()[0] == f"error: {place}: site-packages/mpmath was deleted"
+    assert done.out.splitlines()[-1] == f"hint: run `mlenv sync --backend cpu {quoted}`"
+    done = world.run("sync", "--cpu", "--check", *options[:2])
+    assert f"{place} was built from other inputs (with my-debugger>=0.13)" in done.out
+    (place.resolve() / "pyvenv.cfg").unlink()
+    done = world.run("run", *options[:2], "--", "demo")
+    assert done.err.splitlines()[-1] == f"hint: run `mlenv sync --env '{place}'`"
+
+
+@pytest.mark.parametrize("words", [("check",), ("sync", "--cpu", "--check"), ("run",)])
+def test_what_is_missing_is_called_as_it_was_asked_for(world: World, words: tuple[str, ...]) -> None:
+    command = ("--", "demo") if words == ("run",) else ()
+    done = world.run(*words, "--env", "envs/mine", *command)
+    said = done.out + done.err
+    assert done.code == 1
+    assert "error: envs/mine does not exist" in said
+    assert "--env envs/mine`" in said

@@ -44,6 +44,11 @@ class Generation:
         return str(self.manifest["backend"])
 
     @property
+    def extras(self) -> tuple[str, ...]:
+        """The personal additions (``--with``) it was built with."""
+        return tuple(map(str, self.manifest.get("extras", ())))
+
+    @property
     def moved_from(self) -> Path | None:
         """Where it was built, if that is not where it is: its scripts still point there."""
         was = self.manifest.get("path")
