@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlenv import build, drift, locking, plan
+from mlenv import build, drift, gate, locking, plan
 from mlenv.build import Clock, Verify, Wanted
 from mlenv.errors import FindingError, PackageIndexError, ProjectError
 from mlenv.machine import Machine
@@ -257,6 +258,12 @@ def _build_planned(state: _State, chosen: Plan, *, clock: Clock, progress: Progr
         chosen,
         key=state.key,
         machine=state.machine,
+        refusal=partial(
+            gate.failure,
+            rebuild=state.request.again(rebuild=True),
+            clean=partial(uv_module.cache_clean, state.uv),
+            stands=state.request.environment.path.exists(),
+        ),
         clock=clock,
         progress=progress,
     )
