@@ -531,6 +531,8 @@ def export_command(
         else None
     )
     text = export.export(project, session.uv(), form=form, backend=named, machine=machine)
+    for line in export.left_out(project):
+        session.progress(f"note: {line}")
     if output is None:
         click.echo(text, nl=False)
     else:

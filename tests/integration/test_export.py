@@ -129,3 +129,22 @@ def test_where_no_file_can_be_put_is_told_before_any_work(world: World, name: st
     done = world.run("export", "-o", name)
     assert (done.code, told in done.err) == (2, True), done
     assert not (world.root / "no").exists()
+
+
+def test_local_projects_are_named_as_what_is_left_out(world: World) -> None:
+    for name in ("one", "two"):
+        folder = world.root / "libs" / name
+        folder.mkdir(parents=True)
+        (folder / "pyproject.toml").write_text(f'[project]\nname = "{name}"\nversion = "0.1"\ndependencies = []\n')
+    world.require("demo-app", "-e ./libs/one", "libs/two/")
+    told = [
+        f"not in this file: {line} (a local project; install it with pip install --no-deps)"
+        for line in ("-e ./libs/one", "./libs/two")
+    ]
+    for form in ("requirements.txt", "pylock.toml"):
+        done = world.run("export", "--cpu", "--format", form)
+        assert done.out.splitlines()[:2] == [f"# {line}" for line in told]
+    done = world.run("export")
+    assert done.out == (world.root / "requirements.txt").read_text()
+    assert done.err == "".join(f"note: {line}\n" for line in told)
+    assert world.run("export", "-q").err == ""

@@ -31,9 +31,18 @@ def export(project: Project, uv: Uv, *, form: str, backend: str | None, machine:
             raise UsageError("a pylock.toml lists the files of one backend", hint="add --backend B")
         return project.lock_text
     chosen = _plan(project, uv, backend, machine)
+    missing = "".join(f"# {line}\n" for line in left_out(project))
     if form == "pylock.toml":
-        return plan.to_toml(chosen, python=project.target_python[0])
-    return _requirements(project, chosen)
+        return missing + plan.to_toml(chosen, python=project.target_python[0])
+    return missing + _requirements(project, chosen)
+
+
+def left_out(project: Project) -> tuple[str, ...]:
+    """What is in no export, one sentence each: the local projects, as nothing says what their hash would be."""
+    return tuple(
+        f"not in this file: {local.written} (a local project; install it with pip install --no-deps)"
+        for local in project.requirements.local_projects
+    )
 
 
 def require_free(project: Project, output: Path) -> None:
