@@ -70,7 +70,7 @@ class Session:
         loaded, notes = settings.load(root, environ=self.environ, overrides=overrides or {})
         settings.refuse_unfinished(loaded)
         for note in notes:
-            self.progress(f"note: {note}")
+            self._show_finding(note)
         for key, origin in sorted(loaded.origins.items()):
             if origin != "default":
                 self.detail(f"setting {key}: from {origin}")
@@ -79,7 +79,7 @@ class Session:
 
             for name in uv.dropped(self.environ):
                 self.detail(f"{name} is set and is kept from uv")
-        return Project(root=root, settings=loaded, environ=self.environ, notes=notes)
+        return Project(root=root, settings=loaded, environ=self.environ, notes=notes, tell=self._show_finding)
 
     def uv(self) -> Uv:
         """How uv is to be started in this call."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,12 +28,16 @@ CONSTRAINTS = "constraints"
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """One project. ``notes`` are what the settings had to say. Files are read at first use; errors name them."""
+    """One project. ``notes`` are what the settings had to say. Files are read at first use; errors name them.
+
+    ``tell`` is called with what a file that is read had to say.
+    """
 
     root: Path
     settings: Settings
     environ: Mapping[str, str]
     notes: tuple[Finding, ...] = ()
+    tell: Callable[[Finding], None] = field(default=lambda _: None, repr=False, compare=False)
 
     @property
     def lock_path(self) -> Path:
@@ -82,7 +86,10 @@ class Project:
         """The indexes of uv.toml and of this machine."""
         from mlenv.indexes import load_indexes
 
-        return load_indexes(self.root, environ=self.environ, index_urls=self.settings.index_urls)
+        found = load_indexes(self.root, environ=self.environ, index_urls=self.settings.index_urls)
+        for note in found.notes:
+            self.tell(note)
+        return found
 
     @cached_property
     def catalogue(self) -> Catalogue:
