@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from mlenv import drift, gate, lockfile, plan, platforms, resolution, solve
 from mlenv import indexes as index_module
-from mlenv.errors import EnvironmentBuildError, FindingError, ProjectError
+from mlenv.errors import EnvironmentBuildError, FindingError, MlenvError, ProjectError
 from mlenv.machine import Machine
 from mlenv.overlay import meaning
 from mlenv.plan import Plan
@@ -172,19 +172,22 @@ def build(
     *,
     key: str,
     machine: Machine,
+    refusal: Callable[[tuple[Finding, ...]], MlenvError],
     clock: Clock,
     progress: Progress,
 ) -> Generation:
     """A new finished generation that passed the gate. Leaves nothing behind where it fails, and ``.venv`` as it is.
 
-    Raises EnvironmentBuildError, IntegrityError, PackageIndexError, or FindingError where the gate finds something.
+    Raises EnvironmentBuildError, IntegrityError, PackageIndexError, or the ``refusal`` of what the gate finds.
     """
     path = generation.begin(project.state, backend=wanted.backend, key=key)
     try:
         _install(project, uv, wanted, chosen, path, clock=clock, progress=progress)
         if wanted.verify is not Verify.NONE:
             progress("checking the new environment")
-        _pass_gate(project, wanted, chosen, path, machine=machine, env=uv.env)
+        findings = _gate(project, wanted, chosen, path, machine=machine, env=uv.env)
+        if findings:
+            raise refusal(findings)
         clock.phase("gate")
         manifest = _manifest(wanted, chosen, key=key, path=path)
         finished = generation.finish(path, manifest)
@@ -195,7 +198,7 @@ def build(
             raise EnvironmentBuildError(
                 f"the new environment can't be written: {error.strerror}",
                 path=str(path),
-                hint="check the permissions and the space left; the old environment still stands",
+                hint="check the permissions and the space left",
             ) from error
         raise
     return finished
@@ -313,25 +316,19 @@ def _architecture_gap(project: Project, backend: str, torch: str | None, machine
     return uncovered(catalogue=project.catalogue, machine=machine, backend=backend, torch=torch)
 
 
-def _pass_gate(
+def _gate(
     project: Project, wanted: Wanted, chosen: Plan, path: Path, *, machine: Machine, env: Mapping[str, str]
-) -> None:
+) -> tuple[Finding, ...]:
+    """What the gate finds in a new environment, as far as ``wanted`` lets it go."""
     if wanted.verify is Verify.NONE:
-        return
+        return ()
     planned = {package.name: package.version for package in chosen.packages}
     findings = inspect(project, path, backend=wanted.backend, planned=planned, machine=machine)
+    if findings or wanted.verify is Verify.METADATA:
+        return findings
     gpu = wanted.verify is Verify.GPU or (wanted.verify is Verify.AUTO and bool(machine.visible_gpus))
-    if not findings and wanted.verify is not Verify.METADATA:
-        gpu = gpu and wanted.backend != "cpu"
-        findings = import_gate(path, roots=import_names(project, path, wanted.backend), gpu=gpu, env=env)
-    if findings:
-        first = findings[0]
-        more = "".join(f"\n  {finding}" for finding in findings[1:8])
-        raise FindingError(
-            f"the new environment did not pass the gate; the old one still stands: {first.message}{more}",
-            hint="`mlenv sync --rebuild` builds it anew; if the same is found again, "
-            "`uv cache clean NAME` drops a damaged download",
-        )
+    roots = import_names(project, path, wanted.backend)
+    return import_gate(path, roots=roots, gpu=gpu and wanted.backend != "cpu", env=env)
 
 
 def import_names(project: Project, environment: Path, backend: str) -> tuple[str, ...]:
@@ -372,8 +369,8 @@ def _gpu_variables() -> dict[str, str]:
 
 def changed_since(found: Generation) -> tuple[str, ...]:
     """What somebody changed in a generation since it was finished, one sentence each; empty where it is as it was."""
-    if (was := found.manifest.get("path")) is not None and Path(str(was)) != found.path.resolve():
-        return (f"it was built at {was}; its scripts point there",)
+    if found.moved_from is not None:
+        return (f"it was built at {found.moved_from}; its scripts point there",)
     if not generation.python_of(found.path).exists():
         return ("its Python is gone",)
     try:

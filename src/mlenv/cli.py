@@ -90,7 +90,7 @@ class Session:
         )
         settings.refuse_unfinished(loaded)
         for note in notes:
-            self.progress(f"note: {note}")
+            self._show_finding(note)
         for key, origin in sorted(loaded.origins.items()):
             if origin != "default":
                 self.detail(f"setting {key}: from {origin}")
@@ -99,7 +99,7 @@ class Session:
 
             for name in uv.dropped(self.environ):
                 self.detail(f"{name} is set and is kept from uv")
-        return Project(root=root, settings=loaded, environ=self.environ, notes=notes)
+        return Project(root=root, settings=loaded, environ=self.environ, notes=notes, tell=self._show_finding)
 
     def uv(self) -> Uv:
         """How uv is to be started in this call."""
@@ -507,7 +507,7 @@ def sync_command(
     asked = sync.Request(
         backend=chosen.backend,
         reasons=chosen.reasons,
-        environment=selection.environment_path(project, chosen.backend, asked=environment),
+        environment=selection.environment(project, chosen.backend, asked=environment),
         python=python,
         extras=selection.checked_extras(extras),
         verify=Verify(verify),
@@ -538,8 +538,8 @@ def check_command(session: Session, *, environment: Path | None) -> None:
     from mlenv.commands import check
 
     project = session.project()
-    path = selection.environment_path(project, None, asked=environment)
-    session.show(check.check(project, session.machine(), path))
+    chosen = selection.environment(project, None, asked=environment)
+    session.show(check.check(project, session.machine(), chosen))
 
 
 @cli.command("detect")
@@ -599,6 +599,8 @@ def export_command(
     from mlenv.commands import export
 
     project = session.project()
+    if output is not None:
+        export.require_free(project, output)
     machine = session.machine()
     named = (
         selection.select(project, machine, backend=backend, flag=request, force=True).backend
@@ -606,6 +608,8 @@ def export_command(
         else None
     )
     text = export.export(project, session.uv(), form=form, backend=named, machine=machine)
+    for line in export.left_out(project):
+        session.progress(f"note: {line}")
     if output is None:
         click.echo(text, nl=False)
     else:
@@ -630,8 +634,8 @@ def run_command(session: Session, *, environment: Path | None, words: tuple[str,
     from mlenv import selection
     from mlenv.commands import run
 
-    path = selection.environment_path(session.project(), None, asked=environment)
-    raise SystemExit(run.run(path, words, environ=session.environ))
+    chosen = selection.environment(session.project(), None, asked=environment)
+    raise SystemExit(run.run(chosen, words, environ=session.environ))
 
 
 @cli.command("init")

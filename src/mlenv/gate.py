@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from mlenv.errors import FindingError, IntegrityError, MlenvError
 from mlenv.foundation import FoundationNames, colliding
 from mlenv.report import Finding
 from mlenv.system.inventory import Inventory, Package, Recorded, owners
@@ -57,16 +58,34 @@ def metadata(inventory: Inventory, expected: Expectation) -> tuple[Finding, ...]
     return tuple(finding for check in checks for finding in check(inventory))
 
 
-def _finding(kind: str, message: str, path: str | None = None) -> Finding:
-    return Finding(kind=kind, message=message, path=path, hint=REBUILD)
+def failure(
+    findings: tuple[Finding, ...], *, rebuild: str, clean: Callable[[Iterable[str]], str], stands: bool
+) -> MlenvError:
+    """What a new environment that did not pass is refused with: IntegrityError where its bytes differ from RECORD.
+
+    ``rebuild`` is the command that builds it anew, ``clean`` that drops packages from uv's cache, both as hints have
+    them; ``stands`` says whether there is an old environment.
+    """
+    told = "".join(f"\n  {finding}" for finding in findings[1:8])
+    old = "; the old one still stands" if stands else ""
+    message = f"the new environment did not pass the gate{old}: {findings[0].message}{told}"
+    damaged = {finding.package for finding in findings if finding.kind == "file-changed" and finding.package}
+    if damaged:  # it was just installed, so it is the download in uv's cache that is damaged
+        return IntegrityError(message, hint=f"{clean(damaged)} drops the damaged download; then {rebuild}")
+    named = {finding.package for finding in findings if finding.package} or {"NAME"}
+    again = f"if the same is found again, {clean(named)} drops what was downloaded"
+    return FindingError(message, hint=f"{rebuild} builds it anew; {again}")
+
+
+def _finding(kind: str, message: str, path: str | None = None, *, package: str | None = None) -> Finding:
+    return Finding(kind=kind, message=message, path=path, hint=REBUILD, package=package)
 
 
 def _records(inventory: Inventory) -> Iterator[Finding]:
     for package in inventory.packages:
         if package.fault:
-            yield _finding(
-                "package-unfinished", f"{package.name} {package.version}: {package.fault}", package.dist_info
-            )
+            message = f"{package.name} {package.version}: {package.fault}"
+            yield _finding("package-unfinished", message, package.dist_info, package=package.name)
 
 
 def _files(inventory: Inventory) -> Iterator[Finding]:
@@ -74,10 +93,11 @@ def _files(inventory: Inventory) -> Iterator[Finding]:
     for package in inventory.packages:
         missing = [row.path for row in package.rows if not _present(row, inventory)]
         changed = [r.path for r in package.rows if _wrong_size(r, inventory) and len(_contents(shared[r.path])) == 1]
+        told = f"{package.name} {package.version}"
         if missing:
-            yield _finding("file-missing", f"{package.name} {package.version}: {_some(missing)} missing", missing[0])
+            yield _finding("file-missing", f"{told}: {_some(missing)} missing", missing[0], package=package.name)
         if changed:
-            yield _finding("file-changed", f"{package.name} {package.version}: {_some(changed)} changed", changed[0])
+            yield _finding("file-changed", f"{told}: {_some(changed)} changed", changed[0], package=package.name)
 
 
 def _present(row: Recorded, inventory: Inventory) -> bool:

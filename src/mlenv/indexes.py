@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 from packaging.utils import canonicalize_name
 
 from mlenv.errors import ProjectError, UsageError, did_you_mean
+from mlenv.report import Finding
 from mlenv.textfile import read_text
 
 DEFAULT = "default"
@@ -33,6 +34,36 @@ _NETWORK = frozenset({*_TLS, *_PROXIES, "keyring-provider", "cache-dir", "link-m
 _CONCURRENT = ("concurrent-downloads", "concurrent-installs", "concurrent-builds")
 _NEWEST = ("exclude-newer", "exclude-newer-package")
 _FORWARDED = _NETWORK | {*_CONCURRENT, *_NEWEST, "compile-bytecode", "python-install-mirror"}
+# Every top-level key of uv.toml, as uv 0.13.9 lists them where it meets one that it doesn't know.
+_OF_UV = frozenset(
+    """
+    required-version system-certs native-tls offline no-cache cache-dir preview preview-features python-preference
+    python-downloads concurrent-downloads concurrent-builds concurrent-installs index index-url extra-index-url no-index
+    find-links index-strategy keyring-provider http-proxy https-proxy no-proxy allow-insecure-host resolution prerelease
+    prerelease-package fork-strategy dependency-metadata config-settings config-settings-package no-build-isolation
+    require-build-hashes no-build-isolation-package extra-build-dependencies extra-build-variables exclude-newer
+    exclude-newer-package link-mode compile-bytecode no-sources no-sources-package upgrade upgrade-package reinstall
+    reinstall-package no-build no-build-package no-binary no-binary-package torch-backend python-install-mirror
+    pypy-install-mirror graalpy-install-mirror pyodide-install-mirror python-downloads-json-url publish-url
+    trusted-publishing check-url add-bounds audit pip cache-keys override-dependencies exclude-dependencies
+    constraint-dependencies build-constraint-dependencies environments required-environments minimum-libc-version
+    conflicts workspace sources managed package default-groups dependency-groups dev-dependencies build-backend
+    """.split()  # noqa: SIM905 - a page of quotes says less
+)
+# Without effect here although they change what uv resolves or builds: somebody who wrote one expects it to count.
+_RESOLVING = frozenset(
+    """
+    resolution prerelease prerelease-package fork-strategy dependency-metadata config-settings config-settings-package
+    no-build-isolation no-build-isolation-package require-build-hashes extra-build-dependencies extra-build-variables
+    no-sources no-sources-package upgrade upgrade-package no-build no-build-package no-binary no-binary-package
+    torch-backend pip override-dependencies exclude-dependencies constraint-dependencies build-constraint-dependencies
+    environments required-environments minimum-libc-version conflicts sources
+    """.split()  # noqa: SIM905
+)
+_INSTEAD: Mapping[str, str] = {
+    "constraint-dependencies": "write them to constraints/<backend>.txt, or to a file with `-c` in requirements.in",
+    "torch-backend": "mlenv chooses it: [tool.mlenv] backend",
+}
 _READ_HERE = frozenset({"index", "index-url", "index-strategy", "extra-index-url", "find-links", "no-index"})
 _BIND = 'with explicit = true, and say what comes from it: [tool.mlenv.index] "company-*" = "company" in pyproject.toml'
 _REFUSED: Mapping[str, str] = {
@@ -68,12 +99,16 @@ class Index:
 
 @dataclass(frozen=True, kw_only=True)
 class Indexes:
-    """The default index (None: uv's own), the explicit ones by name, uv's settings to pass on, and what was dropped."""
+    """The default index (None: uv's own), the explicit ones by name, uv's settings to pass on, and what was dropped.
+
+    ``notes`` tell of what was dropped and would change a resolution.
+    """
 
     default: Index | None = None
     named: Mapping[str, Index] = field(default_factory=dict)
     forwarded: Mapping[str, object] = field(default_factory=dict, repr=False)
     dropped: tuple[str, ...] = ()
+    notes: tuple[Finding, ...] = ()
 
     def url_of(self, name: str) -> str | None:
         """The URL of a named index, or of ``default`` (None: uv's own). Raises ProjectError for an unknown name."""
@@ -133,10 +168,12 @@ def load_indexes(
 def parse(text: str, *, path: str, folder: Path) -> Indexes:
     """What a project's uv.toml says; paths in it are taken from ``folder``.
 
-    Raises ProjectError with ``path`` and line for what could shadow a package, for credentials, for what is no TOML.
+    Raises ProjectError with ``path`` and line for what could shadow a package, for credentials, for a mistyped key, for
+    what is no TOML.
     """
     file = _File(path=path, text=text, folder=folder)
     document = file.parse()
+    _require_spelled(file, document)
     for key, hint in _REFUSED.items():
         if document.get(key):
             raise file.error(f"{key} is refused: each package comes from one index only", key=key, hint=hint)
@@ -147,11 +184,13 @@ def parse(text: str, *, path: str, folder: Path) -> Indexes:
     found = _indexes(file, document)
     for key in ("http-proxy", "https-proxy"):
         _require_no_credentials(file, document.get(key), key=key, at=None)
+    dropped = tuple(sorted(set(document) - _FORWARDED - _READ_HERE))
     return Indexes(
         default=next((index for index in found if index.default), None),
         named={index.name: index for index in found if index.explicit and index.name is not None},
         forwarded=_forwarded(document, _FORWARDED, folder),
-        dropped=tuple(sorted(set(document) - _FORWARDED - _READ_HERE)),
+        dropped=dropped,
+        notes=tuple(file.note(key) for key in dropped if key in _RESOLVING or key not in _OF_UV),
     )
 
 
@@ -215,7 +254,26 @@ class _File:
 
     def error(self, message: str, *, hint: str, key: str | None = None, at: int | None = None) -> ProjectError:
         """A mistake at a key: a top-level one, or one of the ``[[index]]`` number ``at``."""
-        return ProjectError(message, path=self.path, line=self._line(key, at), hint=hint)
+        line = self._line(key, at) or (self._header(key) if key is not None and at is None else None)
+        return ProjectError(message, path=self.path, line=line, hint=hint)
+
+    def note(self, key: str) -> Finding:
+        """A note on a top-level key that uv is not handed."""
+        message = f"{key} has no effect: mlenv does not hand it to uv"
+        hint = _INSTEAD.get(key)
+        return Finding(
+            kind="uv-setting-ignored",
+            message=f"{message}; {hint}" if hint else message,
+            path=self.path,
+            line=self._line(key, None) or self._header(key),
+            severity="note",
+        )
+
+    def _header(self, key: str) -> int | None:
+        """The line of the first table of this name."""
+        header = re.compile(rf"\s*\[\[?\s*[\"']?{re.escape(key)}[\"']?\s*[].]")
+        lines = enumerate(self.text.split("\n"), start=1)
+        return next((number for number, line in lines if header.match(line)), None)
 
     def _line(self, key: str | None, at: int | None) -> int | None:
         """The line of the key, else that of its ``[[index]]``; None where it is written in a way this can't see."""
@@ -229,6 +287,14 @@ class _File:
             if key is not None and seen == (-1 if at is None else at) and re.match(rf"\s*[\"']?{key}[\"']?\s*=", line):
                 return number
         return self._line("index", None) if start is None and at is not None else start
+
+
+def _require_spelled(file: _File, document: Mapping[str, Any]) -> None:
+    """Raise ProjectError for a key that is nearly one of uv's; others may be those of a newer uv."""
+    for key in document.keys() - _OF_UV:
+        hint = did_you_mean(key.replace("_", "-"), sorted(_OF_UV), otherwise="")
+        if hint:
+            raise file.error(f"has the unknown key {key!r}", key=key, hint=hint)
 
 
 def _indexes(file: _File, document: Mapping[str, Any]) -> list[Index]:

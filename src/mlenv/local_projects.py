@@ -57,6 +57,12 @@ class LocalProject:
     line: int
     comment: str | None = None
 
+    @property
+    def written(self) -> str:
+        """The line as it stands in a requirements file in the project's folder."""
+        extras = f"[{','.join(self.extras)}]" if self.extras else ""
+        return f"{'-e ' if self.editable else ''}{'.' if self.relative == '.' else f'./{self.relative}'}{extras}"
+
     def line_for_uv(self) -> str:
         """The line as uv takes it from a file in any folder, ``-e`` in front where it is editable."""
         extras = f"[{','.join(self.extras)}]" if self.extras else ""

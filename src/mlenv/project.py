@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ class Project:
     """One project. ``notes`` are what the settings had to say. Files are read at first use; errors name them.
 
     ``alone`` is the backend whose own lock it is looked at through, beside ``main_lock``; None for the main lock.
+    ``tell`` is called with what a file that is read had to say.
     """
 
     root: Path
@@ -39,6 +40,7 @@ class Project:
     notes: tuple[Finding, ...] = ()
     alone: str | None = None
     main_lock: str = ""
+    tell: Callable[[Finding], None] = field(default=lambda _: None, repr=False, compare=False)
 
     @property
     def locks(self) -> tuple[Project, ...]:
@@ -122,7 +124,10 @@ class Project:
         """The indexes of uv.toml and of this machine."""
         from mlenv.indexes import load_indexes
 
-        return load_indexes(self.root, environ=self.environ, index_urls=self.settings.index_urls)
+        found = load_indexes(self.root, environ=self.environ, index_urls=self.settings.index_urls)
+        for note in found.notes:
+            self.tell(note)
+        return found
 
     @property
     def upload_bounds(self) -> str:

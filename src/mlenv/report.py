@@ -13,7 +13,7 @@ class Finding:
     """One thing that is not as it should be, with the command or change that mends it.
 
     ``kind`` is a stable, hyphenated word for programs (``lock-input-changed``), ``path`` is relative to the
-    project where it can be, ``line`` is 1-based.
+    project where it can be, ``line`` is 1-based, ``package`` is the one to blame where there is one.
     """
 
     kind: str
@@ -22,6 +22,7 @@ class Finding:
     path: str | None = None
     line: int | None = None
     severity: Severity = "error"
+    package: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The finding as JSON values; fields that say nothing are left out."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,39 @@ def select(project: Project, machine: Machine, *, backend: str | None, flag: str
     )
     said_by = project.settings.origins.get("backend", "[tool.mlenv] backend")
     return replace(chosen, reasons=(f"the setting says so: {said_by}",)) if from_settings else chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Where the environment is; ``shown`` is what messages call it. ``asked`` where it was named with ``--env``."""
+
+    path: Path
+    shown: str
+    asked: bool = False
+
+    def sync(
+        self,
+        *,
+        backend: str | None = None,
+        python: str | None = None,
+        extras: Iterable[str] = (),
+        rebuild: bool = False,
+    ) -> str:
+        """The command that makes it be what it should be, for hints: in backticks, quoted for a shell."""
+        words = ["mlenv", "sync", *(["--backend", backend] if backend else []), *(["--rebuild"] if rebuild else [])]
+        words += ["--python", python] if python else []
+        words += [word for extra in extras for word in ("--with", extra)]
+        words += ["--env", self.shown] if self.asked else []
+        return f"`{shlex.join(words)}`"
+
+
+def environment(project: Project, backend: str | None, *, asked: Path | None) -> Environment:
+    """The environment at ``environment_path``, called as the user calls it. Raises UsageError."""
+    path = environment_path(project, backend, asked=asked)
+    if asked is not None:
+        return Environment(path=path, shown=str(asked), asked=True)
+    inside = path.is_relative_to(project.root)
+    return Environment(path=path, shown=path.relative_to(project.root).as_posix() if inside else str(path))
 
 
 def environment_path(project: Project, backend: str | None, *, asked: Path | None) -> Path:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 from support.index import LoopbackIndex
 from support.interpreter import ProjectFactory, RunProgram
 from support.wheels import Package
-from support.world import World, make_world
+from support.world import World, make_world, site_of
 
 
 @pytest.fixture
@@ -116,12 +119,16 @@ def test_a_damage_that_reached_the_cache_is_found_again_and_told_how_to_heal(wor
     """Installed files are hard links into uv's cache, which uv never looks at again (FACTS, reliability 3)."""
     (world.site / "sympy" / "__init__.py").write_text("")
     old = world.generation
-    done = world.run("sync", "--cpu", "--rebuild")
-    assert done.code == 1, done
-    assert "sympy 1.14.0: sympy/__init__.py is changed" in done.err
-    assert "`uv cache clean NAME` drops a damaged download" in done.err
+    done = world.run("sync", "--cpu", "--rebuild", env={"PATH": os.defpath})
+    assert done.code == 7, done
+    told = "the new environment did not pass the gate; the old one still stands: sympy 1.14.0: sympy/__init__.py is"
+    assert f"error: {told} changed\n" in done.err
+    clean, sync = re.findall("`([^`]*)`", done.err.splitlines()[-1])
+    assert sync == "mlenv sync --backend cpu --rebuild"
     assert world.generation == old
-    assert run_uv("cache", "clean", "sympy", cwd=world.root).code == 0
+    binary, *words = shlex.split(clean)
+    assert (Path(binary).is_absolute(), words) == (True, ["cache", "clean", "sympy"])
+    assert run_uv(*words, cwd=world.root).code == 0
     world.sync("--rebuild")
     assert world.run("check").code == 0
 
@@ -149,3 +156,35 @@ def test_after_a_change_of_the_lock_the_environment_is_still_judged_by_its_own_p
     world.require("demo-app", "extra-tool")
     assert world.run("check").code == 0
     assert world.run("sync", "--cpu", "--check").code == 1
+
+
+def test_hints_say_which_environment_and_with_what_it_was_built(world: World) -> None:
+    """Pasted as they are, they must mend the environment that was looked at."""
+    world.publish(Package("my-debugger", "1.0"))
+    place = world.root.parent / "other place" / ".venv"
+    options = ("--env", str(place), "--with", "my-debugger>=0.13")
+    quoted = f"--with 'my-debugger>=0.13' --env '{place}'"
+    world.sync(*options)
+    assert world.run("check", *options[:2]).out.startswith(f"{place} is whole: ")
+    _truncated(site_of(place.resolve()))
+    done = world.run("check", *options[:2])
+    assert done.out.splitlines()[-1] == f"hint: run `mlenv sync --backend cpu --rebuild {quoted}`"
+    shutil.rmtree(site_of(place.resolve()) / "mpmath")
+    done = world.run("sync", "--cpu", "--check", *options)
+    assert done.out.splitlines()[0] == f"error: {place}: site-packages/mpmath was deleted"
+    assert done.out.splitlines()[-1] == f"hint: run `mlenv sync --backend cpu {quoted}`"
+    done = world.run("sync", "--cpu", "--check", *options[:2])
+    assert f"{place} was built from other inputs (with my-debugger>=0.13)" in done.out
+    (place.resolve() / "pyvenv.cfg").unlink()
+    done = world.run("run", *options[:2], "--", "demo")
+    assert done.err.splitlines()[-1] == f"hint: run `mlenv sync --env '{place}'`"
+
+
+@pytest.mark.parametrize("words", [("check",), ("sync", "--cpu", "--check"), ("run",)])
+def test_what_is_missing_is_called_as_it_was_asked_for(world: World, words: tuple[str, ...]) -> None:
+    command = ("--", "demo") if words == ("run",) else ()
+    done = world.run(*words, "--env", "envs/mine", *command)
+    said = done.out + done.err
+    assert done.code == 1
+    assert "error: envs/mine does not exist" in said
+    assert "--env envs/mine`" in said

@@ -91,3 +91,60 @@ def test_the_same_inputs_give_the_same_bytes(world: World) -> None:
     first, second = (world.run("export", "--backend", "cu130").out for _ in range(2))
     assert first == second
     assert "nvidia-nccl-cu13==2.30.7" in first
+
+
+OWN_FILES = {
+    "requirements.in": "the requirements file",
+    "more/extra.in": "the requirements file",
+    "bounds.txt": "the constraints file",
+    "requirements.txt": "the lock",
+    "constraints/cpu.txt": "an overlay",
+    "pyproject.toml": "the settings",
+    "uv.toml": "the indexes",
+}
+
+
+@pytest.mark.parametrize("name", [*OWN_FILES, "constraints/new.txt", "link.txt"])
+def test_no_file_of_the_project_is_overwritten(world: World, name: str) -> None:
+    (world.root / "more").mkdir()
+    (world.root / "more" / "extra.in").write_text("filelock\n")
+    (world.root / "bounds.txt").write_text("sympy>1\n")
+    (world.root / "link.txt").symlink_to("requirements.in")
+    world.configure("")
+    world.require("demo-app", "-r more/extra.in", "-c bounds.txt")
+    before = {path: path.read_bytes() for path in world.root.rglob("*") if path.is_file()}
+    done = world.run("export", "--cpu", "-o", name)
+    told = OWN_FILES.get(name, "the requirements file")
+    message = f"-o {name} is in constraints/" if name.endswith("new.txt") else f"-o {name} would overwrite {told}"
+    assert (done.code, message in done.err) == (2, True), done
+    assert "hint: name another file" in done.err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("no/such/all.txt", "the folder no/such does not exist"), ("home", "home is no regular file")]
+)
+def test_where_no_file_can_be_put_is_told_before_any_work(world: World, name: str, told: str) -> None:
+    (world.root / "home").mkdir()
+    done = world.run("export", "-o", name)
+    assert (done.code, told in done.err) == (2, True), done
+    assert not (world.root / "no").exists()
+
+
+def test_local_projects_are_named_as_what_is_left_out(world: World) -> None:
+    for name in ("one", "two"):
+        folder = world.root / "libs" / name
+        folder.mkdir(parents=True)
+        (folder / "pyproject.toml").write_text(f'[project]\nname = "{name}"\nversion = "0.1"\ndependencies = []\n')
+    world.require("demo-app", "-e ./libs/one", "libs/two/")
+    told = [
+        f"not in this file: {line} (a local project; install it with pip install --no-deps)"
+        for line in ("-e ./libs/one", "./libs/two")
+    ]
+    for form in ("requirements.txt", "pylock.toml"):
+        done = world.run("export", "--cpu", "--format", form)
+        assert done.out.splitlines()[:2] == [f"# {line}" for line in told]
+    done = world.run("export")
+    assert done.out == (world.root / "requirements.txt").read_text()
+    assert done.err == "".join(f"note: {line}\n" for line in told)
+    assert world.run("export", "-q").err == ""

@@ -239,3 +239,22 @@ def test_a_bound_on_upload_times_makes_the_lock_stale(world: World) -> None:
     config.write_text('exclude-newer = "2026-11-01T00:00:00Z"\n' + config.read_text())
     done = world.run("lock", "--check")
     assert (done.code, "the settings that shape the lock were changed" in done.out) == (1, True), done
+
+
+def test_what_uv_is_not_handed_is_told_once(world: World) -> None:
+    """As an error it would break whoever uses uv beside mlenv."""
+    file = world.root / "uv.toml"
+    file.write_text('prerelease = "allow"\n' + file.read_text() + "\n[pip]\nno-deps = true\n")
+    (world.root / "requirements.txt").unlink()
+    said = world.sync()
+    line = file.read_text().split("\n").index("[pip]") + 1
+    for told in (f"uv.toml:{line}: pip has no effect", "uv.toml:1: prerelease has no effect"):
+        assert said.count(f"note: {told}: mlenv does not hand it to uv\n") == 1, said
+
+
+def test_a_mistyped_key_of_uv_toml_is_refused(world: World) -> None:
+    file = world.root / "uv.toml"
+    file.write_text('exclude-never = "2026-01-01"\n' + file.read_text())
+    done = world.run("lock")
+    told = "error: uv.toml:1: has the unknown key 'exclude-never'\nhint: did you mean exclude-newer?\n"
+    assert (done.code, done.err.endswith(told)) == (3, True), done

@@ -189,6 +189,28 @@ def test_a_damaged_marker_takes_nothing_from_who_uses_the_environment(world: Wor
     assert world.run("check").code == 0
 
 
+@on_linux
+@pytest.mark.parametrize("damage", [Path.unlink, lambda marker: marker.write_text("{")])
+def test_a_lost_marker_takes_nothing_from_a_process_that_runs_there(
+    world: World, damage: Callable[[Path], object], tmp_path: Path
+) -> None:
+    world.sync()
+    old = world.generation
+    script = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+    process = world.start("run", "--", "python", "-c", script, tmp_path / "started")
+    try:
+        wait_until((tmp_path / "started").exists, what="the command")
+        damage(old / "mlenv.json")
+        world.sync()
+        assert world.generation != old
+        said = world.sync()
+        assert f"left {old.name}, which has no sound mlenv.json, as a process runs in it" in said
+        assert (old / "bin" / "demo").is_file()
+    finally:
+        end(process, signal.SIGTERM)
+    assert f"removed what an interrupted build left: {old.name}" in world.sync()
+
+
 # ------------------------------------------------------------------------------------------------------------- together
 
 

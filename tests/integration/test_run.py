@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,69 @@ def test_without_an_environment(index: LoopbackIndex, project: ProjectFactory, r
     done = run_mlenv("run", "--", "python", cwd=root)
     assert (done.code, done.err) == (1, "error: .venv does not exist\nhint: run `mlenv sync` first\n")
     assert not (root / ".mlenv").exists()
+
+
+def _file(environment: Path) -> None:
+    environment.write_text("")
+
+
+def _folder(environment: Path) -> None:
+    (environment / "mine").mkdir(parents=True)
+
+
+def _dangling(environment: Path) -> None:
+    environment.symlink_to("gone")
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (_file, "is not an environment that mlenv built"),
+        (_folder, "is not an environment that mlenv built"),
+        (_dangling, "is a link to gone, which does not exist"),
+    ],
+)
+def test_what_is_no_environment_is_told_as_check_tells_it(
+    world: World, project: ProjectFactory, make: Callable[[Path], None], told: str
+) -> None:
+    root = project({"requirements.in": ""})
+    make(root / ".venv")
+    done = world.program("run", "--", "python", cwd=root)
+    assert (done.code, done.err) == (1, f"error: .venv {told}\nhint: run `mlenv sync` first\n")
+    check = world.program("check", cwd=root)
+    assert (check.code, check.err) == (1, f"error: .venv {told}\nhint: run `mlenv sync`\n")
+
+
+def test_an_environment_whose_python_is_gone(world: World) -> None:
+    python = world.generation / "bin" / "python"
+    python.rename(python.with_name("away"))
+    try:
+        done, check = world.run("run", "--", "python"), world.run("check")
+    finally:
+        python.with_name("away").rename(python)
+    told = "error: .venv can't be used: its Python is gone\nhint: run `mlenv sync` first\n"
+    assert (done.code, done.err) == (1, told)
+    assert (check.code, ".venv: its Python is gone" in check.out) == (1, True)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_the_environment_of_another_project_is_not_run(
+    index: LoopbackIndex, project: ProjectFactory, run_mlenv: RunProgram, tmp_path: Path, copied: bool
+) -> None:
+    """The scripts of a copy start the original's Python."""
+    world = make_world(index, project, run_mlenv)
+    world.sync()
+    was = world.generation
+    target = tmp_path / "another"
+    shutil.copytree(world.root, target, symlinks=True)
+    if not copied:
+        world.root.rename(tmp_path / "gone")
+    done = world.program("run", "--", "demo", cwd=target, env=world.variables)
+    told = f"error: .venv was built at {was}; its scripts point there\nhint: run `mlenv sync`\n"
+    assert (done.code, done.out, done.err) == (1, "", told)
+    again = world.program("sync", "--cpu", "--verify", "metadata", cwd=target, env=world.variables)
+    assert again.code == 0, again
+    assert world.program("run", "--", "demo", cwd=target, env=world.variables).out == "demo-app 1.0\n"
 
 
 def test_an_environment_for_each_backend(index: LoopbackIndex, project: ProjectFactory, run_mlenv: RunProgram) -> None:

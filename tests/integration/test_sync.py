@@ -569,7 +569,9 @@ def test_a_cpu_torch_where_cuda_was_asked_for_fails_the_gate(world: World) -> No
     world.index.add("pytorch-cu130", wrong)
     done = world.run("sync", "--cuda13")
     assert done.code == 1, done
-    assert "torch 2.14.1+cpu is a CPU build; backend cu130 needs a CUDA 13.0 build" in done.err
+    told = "torch 2.14.1+cpu is a CPU build; backend cu130 needs a CUDA 13.0 build"
+    assert f"the new environment did not pass the gate: {told}" in done.err
+    assert "hint: `mlenv sync --backend cu130 --rebuild` builds it anew" in done.err
     assert not world.environment.exists()
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from mlenv import gate
+from mlenv.errors import FindingError, IntegrityError, MlenvError
 from mlenv.foundation import FoundationNames
 from mlenv.gate import Expectation
+from mlenv.report import Finding
 from mlenv.system.inventory import Inventory, Package, Recorded
 
 NAMES = FoundationNames(
@@ -53,10 +55,34 @@ def test_a_whole_environment_passes() -> None:
     assert kinds(inventory(package("a"), package("b"))) == []
 
 
+def refused(*found: Finding, stands: bool = False) -> MlenvError:
+    return gate.failure(
+        found, rebuild="`again`", clean=lambda names: f"`clean {' '.join(sorted(names))}`", stands=stands
+    )
+
+
+def test_bytes_that_differ_are_a_matter_of_integrity_and_the_hint_names_the_packages() -> None:
+    changed = [Finding(kind="file-changed", message=f"{n} is changed", package=n) for n in ("b", "a")]
+    error = refused(Finding(kind="cuda-families", message="two"), *changed, stands=True)
+    assert isinstance(error, IntegrityError)
+    assert error.message.startswith("the new environment did not pass the gate; the old one still stands: two\n  b is")
+    assert error.hint == "`clean a b` drops the damaged download; then `again`"
+
+
+@pytest.mark.parametrize(("package", "named"), [("a", "a"), (None, "NAME")])
+def test_other_findings_are_findings(package: str | None, named: str) -> None:
+    error = refused(Finding(kind="file-missing", message="wrong", package=package))
+    assert isinstance(error, FindingError)
+    assert error.message == "the new environment did not pass the gate: wrong"
+    assert error.hint is not None
+    assert error.hint.endswith(f"if the same is found again, `clean {named}` drops what was downloaded")
+
+
 def test_a_package_without_its_files_is_named() -> None:
     found = inventory(package("a", "1.0", "a/x.py", "a/y.py"), missing=("a/x.py",))
     (finding,) = gate.metadata(found, expectation())
     assert (finding.kind, finding.message) == ("file-missing", "a 1.0: a/x.py is missing")
+    assert finding.package == "a"
 
 
 def test_a_truncated_file_is_named() -> None:

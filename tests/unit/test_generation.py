@@ -114,12 +114,18 @@ def test_any_other_link_is_moved_aside_as_it_is(state: Path, target: str) -> Non
 def test_sweeping_takes_the_unfinished_only(state: Path) -> None:
     make(state, "whole")
     (generation.folder(state) / "half" / "bin").mkdir(parents=True)
-    assert [path.name for path in generation.sweep(state)] == ["half"]
+    assert [path.name for path in generation.sweep(state).gone] == ["half"]
     assert [path.name for path in generation.folder(state).iterdir()] == ["whole"]
 
 
+def test_sweeping_looks_at_no_process_where_nothing_is_left(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(state, "whole")
+    monkeypatch.setattr(generation, "_running_in", lambda: pytest.fail("looked at processes"))
+    assert generation.sweep(state) == generation.Swept()
+
+
 def test_sweeping_before_the_first_build(tmp_path: Path) -> None:
-    assert generation.sweep(tmp_path / "nothing") == ()
+    assert generation.sweep(tmp_path / "nothing") == generation.Swept()
 
 
 def test_pruning_keeps_the_newest_the_young_and_those_in_use(state: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from textwrap import dedent
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlenv import indexes as indexes_module
 from mlenv.errors import ProjectError, UsageError
 from mlenv.indexes import Index, Indexes, as_table, bind, load_indexes, parse, to_uv_toml
+from support.interpreter import RunProgram
 
 FOLDER = Path("/project")
 CU130 = '[[index]]\nname = "pytorch-cu130"\nurl = "https://torch.example/cu130"\nexplicit = true\n'
@@ -166,6 +169,38 @@ def test_allowed_settings_are_forwarded_and_the_rest_is_dropped_and_named() -> N
         "exclude-newer-package": {"torch": "2026-11-02"},
     }
     assert indexes.dropped == ("constraint-dependencies", "offline", "pip", "prerelease", "sources", "torch-backend")
+    told = {note.message.partition(" has no effect: mlenv does not hand it to uv")[0]: note for note in indexes.notes}
+    lines = {name: note.line for name, note in told.items()}
+    assert lines == {"constraint-dependencies": 8, "pip": 9, "prerelease": 6, "sources": 11, "torch-backend": 5}
+    assert {note.severity for note in indexes.notes} == {"note"}
+    assert told["constraint-dependencies"].message.endswith("or to a file with `-c` in requirements.in")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line", "nearest"),
+    [
+        ("\nconstrain-dependencies = []", "constrain-dependencies", 2, "constraint-dependencies"),
+        ("exclude_newer = '2026-11-01'", "exclude_newer", 1, "exclude-newer"),
+        ("native-tls = true\n[[indexes]]\nname = 'a'\n", "indexes", 2, "index"),
+    ],
+)
+def test_a_mistyped_key_is_refused(text: str, key: str, line: int, nearest: str) -> None:
+    with pytest.raises(ProjectError, match=f"has the unknown key '{key}'") as caught:
+        _parse(text)
+    assert (caught.value.line, caught.value.hint) == (line, f"did you mean {nearest}?")
+
+
+def test_a_key_that_may_be_a_newer_uvs_is_told() -> None:
+    (note,) = _parse("quantum = true").notes
+    assert str(note) == "uv.toml:1: quantum has no effect: mlenv does not hand it to uv"
+
+
+def test_every_key_that_uv_knows_is_known(run_uv: RunProgram, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("quantum = true\n")
+    done = run_uv("--config-file", "bad.toml", "pip", "compile", "none.in", cwd=tmp_path)
+    listed = re.findall(r"`([a-z-]+)`", done.err.partition("expected one of")[2])
+    assert len(listed) > 50, done
+    assert not set(listed) - indexes_module._OF_UV
 
 
 @pytest.mark.parametrize(

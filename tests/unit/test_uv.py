@@ -327,3 +327,19 @@ def test_the_list_of_packages_is_left_out_wherever_its_lines_are_cut(size: int) 
     for start in range(0, len(text), size):
         passed(text[start : start + size])
     assert b"".join(seen) == b"Prepared 2 packages\n  done\n"
+
+
+def test_the_command_that_cleans_the_cache_works_wherever_it_is_pasted(tmp_path: Path) -> None:
+    binary = tmp_path / "tool env" / "uv"
+    binary.parent.mkdir()
+    binary.touch(0o755)
+    other = tmp_path / "other"
+    other.mkdir()
+    found = Uv(binary=binary, env={"PATH": str(other)})
+    by_path = f"`'{binary}' cache clean a b`"
+    assert uv.cache_clean(found, {"b", "a"}) == by_path
+    (other / "uv").touch(0o755)
+    assert uv.cache_clean(found, {"b", "a"}) == by_path
+    (other / "uv").unlink()
+    (other / "uv").symlink_to(binary)
+    assert uv.cache_clean(found, {"b", "a"}) == "`uv cache clean a b`"

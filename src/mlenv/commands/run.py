@@ -8,22 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlenv.errors import FindingError, UsageError
+from mlenv.selection import Environment
 from mlenv.system import generation, process
 
 _FORGOTTEN = ("PYTHONHOME", "__PYVENV_LAUNCHER__")
 
 
-def run(environment: Path, command: Sequence[str], *, environ: Mapping[str, str]) -> int:
+def run(environment: Environment, command: Sequence[str], *, environ: Mapping[str, str]) -> int:
     """Run ``command`` and return its exit status.
 
     The link is resolved first, so that the running program never sees a flip. Raises FindingError where there is no
-    environment, UsageError where there is no such command.
+    environment or one that was built elsewhere, UsageError where there is no such command.
     """
-    root = environment.resolve()
-    if not generation.python_of(root).exists():
-        raise FindingError(f"{environment.name} does not exist", hint="run `mlenv sync` first")
-    if not (root / "pyvenv.cfg").is_file():  # its Python would be the base interpreter
-        raise FindingError(f"{environment.name} is damaged: pyvenv.cfg is missing", hint="run `mlenv sync`")
+    root = environment.path.resolve()
+    _require_usable(environment, root)
     env = {name: value for name, value in environ.items() if name not in _FORGOTTEN}
     env |= {
         "VIRTUAL_ENV": str(root),
@@ -32,12 +30,25 @@ def run(environment: Path, command: Sequence[str], *, environ: Mapping[str, str]
     program = shutil.which(command[0], path=env["PATH"])
     if program is None:
         raise UsageError(
-            f"there is no command {command[0]!r} in {environment.name} or on PATH",
+            f"there is no command {command[0]!r} in {environment.shown} or on PATH",
             hint="`mlenv run -- python -m NAME` runs a module",
         )
     try:
         return process.call([program, *command[1:]], env=env)
     except OSError as error:  # a script whose interpreter is gone, as after a move of the project
         raise FindingError(
-            f"{command[0]} can't be started: {error.strerror} (was the project moved?)", hint="run `mlenv sync`"
+            f"{command[0]} can't be started: {error.strerror} (was the project moved?)",
+            hint=f"run {environment.sync()}",
         ) from error
+
+
+def _require_usable(environment: Environment, root: Path) -> None:
+    name, mend = environment.shown, f"run {environment.sync()}"
+    if not generation.python_of(root).exists():
+        raise FindingError(f"{name} {generation.unusable(environment.path)}", hint=f"{mend} first")
+    if not (root / "pyvenv.cfg").is_file():  # its Python would be the base interpreter
+        raise FindingError(f"{name} is damaged: pyvenv.cfg is missing", hint=mend)
+    found = generation.read(root)
+    if found is not None and found.moved_from is not None:  # the first line of its scripts names another Python
+        told = f"{name} was built at {found.moved_from}; its scripts point there"
+        raise FindingError(told, hint=f"run {environment.sync(extras=found.extras)}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlenv import build, drift, locking, plan
+from mlenv import build, drift, gate, locking, plan
 from mlenv.build import Clock, Verify, Wanted
 from mlenv.errors import FindingError, PackageIndexError, ProjectError
 from mlenv.locking import Wish
@@ -16,6 +17,7 @@ from mlenv.machine import Machine
 from mlenv.plan import Plan
 from mlenv.project import Project
 from mlenv.report import Finding, Outcome
+from mlenv.selection import Environment
 from mlenv.system import generation
 from mlenv.system import uv as uv_module
 from mlenv.system.files import project_lock, write_atomically
@@ -31,13 +33,17 @@ class Request:
 
     backend: str
     reasons: tuple[str, ...]
-    environment: Path
+    environment: Environment
     python: str | None = None
     extras: tuple[str, ...] = ()
     verify: Verify = Verify.AUTO
     rebuild: bool = False
     locked: bool = False
     wait: float = 600.0
+
+    def again(self, *, rebuild: bool = False) -> str:
+        """The command that asks the same, for hints."""
+        return self.environment.sync(backend=self.backend, python=self.python, extras=self.extras, rebuild=rebuild)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +66,7 @@ def sync(project: Project, uv: Uv, machine: Machine, request: Request, *, progre
     project = project.of_lock(request.backend)
     with project_lock(project.state, wait=request.wait, waiting=progress):
         project = _with_lock(project, uv, request, progress=progress)
-        for path in generation.sweep(project.state):
-            progress(f"removed what an interrupted build left: {path.name}")
+        _sweep(project, progress=progress)
         state = _look(project, uv, machine, request)
         clock.phase("look")
         notes: list[str] = []
@@ -71,11 +76,12 @@ def sync(project: Project, uv: Uv, machine: Machine, request: Request, *, progre
         action = "flipped" if chosen is not None else "built"
         if chosen is None:
             chosen, notes = _build(state, clock=clock, progress=progress)
-        aside = generation.flip(request.environment, chosen.path)
+        aside = generation.flip(request.environment.path, chosen.path)
         generation.prune(project.state, keep=project.settings.keep, in_use=chosen.path)
         clock.phase("flip")
     if aside is not None:
-        notes.append(f"{request.environment.name} was not made by mlenv; it was moved to {aside.name}")
+        to = aside if request.environment.asked else aside.name
+        notes.append(f"{request.environment.shown} was not made by mlenv; it was moved to {to}")
     return _done(state, chosen, action=action, clock=clock, notes=notes)
 
 
@@ -85,7 +91,7 @@ def check(project: Project, machine: Machine, uv: Uv, request: Request) -> Outco
     findings = drift.check_lock(project)
     if not findings:
         findings = _differences(_look(project, uv, machine, request))
-    text = "" if findings else f"{request.environment.name} is in sync ({request.backend})"
+    text = "" if findings else f"{request.environment.shown} is in sync ({request.backend})"
     return Outcome(text=text, data={"in_sync": not findings}, findings=findings, exit_code=1 if findings else 0)
 
 
@@ -98,14 +104,22 @@ def dry_run(project: Project, uv: Uv, machine: Machine, request: Request, *, pro
     if intact is not None and state.current is not None and intact.path == state.current.path:
         return _nothing(state)
     if intact is not None:
-        text = f"would flip {request.environment.name} to the {request.backend} environment built before"
+        text = f"would flip {request.environment.shown} to the {request.backend} environment built before"
         return Outcome(text=text, data={"action": "flip", "backend": request.backend})
     chosen, notes = build.make_plan(project, uv, state.wanted, platform=machine.platform)
     before = {} if state.current is None else dict(state.current.manifest.get("planned", {}))
     lines = _plan_difference(before, chosen)
-    head = f"would build {request.environment.name} for {request.backend}: {len(chosen.packages)} packages"
+    head = f"would build {request.environment.shown} for {request.backend}: {len(chosen.packages)} packages"
     data = {"action": "build", "backend": request.backend, "packages": _packages(chosen)}
     return Outcome(text="\n".join([head, *request.reasons, *lines]), data=data, findings=_as_notes(notes))
+
+
+def _sweep(project: Project, *, progress: Progress) -> None:
+    swept = generation.sweep(project.state)
+    for path in swept.gone:
+        progress(f"removed what an interrupted build left: {path.name}")
+    for path in swept.busy:
+        progress(f"left {path.name}, which has no sound {generation.MARKER}, as a process runs in it")
 
 
 def _with_lock(project: Project, uv: Uv, request: Request, *, progress: Progress) -> Project:
@@ -155,7 +169,7 @@ def _look(project: Project, uv: Uv, machine: Machine, request: Request) -> _Stat
         request=request,
         wanted=wanted,
         key=key,
-        current=generation.current(request.environment),
+        current=generation.current(request.environment.path),
         candidates=tuple(g for g in generation.finished(project.state) if g.key == key and _trusted(g, request)),
     )
 
@@ -206,17 +220,24 @@ def _reusable(state: _State, *, progress: Progress) -> Generation | None:
 
 
 def _differences(state: _State) -> tuple[Finding, ...]:
-    hint = f"run `mlenv sync --backend {state.request.backend}`"
-    name = state.request.environment.name
-    if state.current is None:
-        what = "is not an environment that mlenv built" if state.request.environment.exists() else "does not exist"
+    request, current = state.request, state.current
+    hint, name = f"run {request.again()}", request.environment.shown
+    if current is None:
+        what = generation.unusable(request.environment.path)
         return (Finding(kind="environment-missing", message=f"{name} {what}", hint=hint),)
-    if state.current.key != state.key:
-        was = state.current.backend
-        message = f"{name} was built from other inputs" + (f" (backend {was})" if was != state.request.backend else "")
+    if current.key != state.key:
+        message = f"{name} was built from other inputs{_told_apart(current, request)}"
         return (Finding(kind="environment-stale", message=message, hint=hint),)
-    changed = build.changed_since(state.current)
+    changed = build.changed_since(current)
     return tuple(Finding(kind="environment-drifted", message=f"{name}: {line}", hint=hint) for line in changed)
+
+
+def _told_apart(current: Generation, request: Request) -> str:
+    """The inputs that the command line chooses and that differ, in brackets."""
+    told = [f"backend {current.backend}"] if current.backend != request.backend else []
+    if sorted(current.extras) != sorted(request.extras):
+        told.append(f"with {', '.join(current.extras) or 'no additions'}")
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _build(state: _State, *, clock: Clock, progress: Progress) -> tuple[Generation, list[str]]:
@@ -242,6 +263,12 @@ def _build_planned(state: _State, chosen: Plan, *, clock: Clock, progress: Progr
         chosen,
         key=state.key,
         machine=state.machine,
+        refusal=partial(
+            gate.failure,
+            rebuild=state.request.again(rebuild=True),
+            clean=partial(uv_module.cache_clean, state.uv),
+            stands=state.request.environment.path.exists(),
+        ),
         clock=clock,
         progress=progress,
     )
@@ -249,8 +276,8 @@ def _build_planned(state: _State, chosen: Plan, *, clock: Clock, progress: Progr
 
 def _nothing(state: _State) -> Outcome:
     request = state.request
-    text = f"nothing to do: {request.environment.name} is in sync ({request.backend})"
-    data = {"action": "nothing", "backend": request.backend, "environment": str(request.environment)}
+    text = f"nothing to do: {request.environment.shown} is in sync ({request.backend})"
+    data = {"action": "nothing", "backend": request.backend, "environment": str(request.environment.path)}
     return Outcome(text=text, data=data)
 
 
@@ -264,8 +291,8 @@ def _done(state: _State, built: Generation, *, action: str, clock: Clock, notes:
         ("torch", f"{manifest['torch'] or 'none'} from the {manifest['source']} index"),
         ("packages", f"{foundation} foundation, {application} application"),
         ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())),
-        ("environment", f"{request.environment} ({action})"),
-        ("activate", _activation(request.environment)),
+        ("environment", f"{request.environment.path} ({action})"),
+        ("activate", _activation(request.environment.path)),
     ]
     data: dict[str, Any] = {
         "action": action,
@@ -275,7 +302,7 @@ def _done(state: _State, built: Generation, *, action: str, clock: Clock, notes:
         "source": manifest["source"],
         "packages": {"foundation": foundation, "application": application},
         "seconds": clock.seconds,
-        "environment": str(request.environment),
+        "environment": str(request.environment.path),
         "generation": str(built.path),
         "python": manifest["python"],
     }

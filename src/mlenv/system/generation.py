@@ -43,6 +43,17 @@ class Generation:
         """The backend it was built for."""
         return str(self.manifest["backend"])
 
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The personal additions (``--with``) it was built with."""
+        return tuple(map(str, self.manifest.get("extras", ())))
+
+    @property
+    def moved_from(self) -> Path | None:
+        """Where it was built, if that is not where it is: its scripts still point there."""
+        was = self.manifest.get("path")
+        return None if was is None or Path(str(was)) == self.path.resolve() else Path(str(was))
+
 
 def folder(state: Path) -> Path:
     """Where generations live."""
@@ -75,6 +86,17 @@ def current(environment: Path) -> Generation | None:
     if not is_link(environment):
         return None
     return read(environment.resolve())
+
+
+def unusable(environment: Path) -> str:
+    """What stands at ``environment``, in words, where that is no environment of mlenv's that a command can run in."""
+    if not os.path.lexists(environment):
+        return "does not exist"
+    if not environment.exists():
+        return f"is a link to {environment.readlink()}, which does not exist"
+    if current(environment) is not None and not python_of(environment).exists():
+        return "can't be used: its Python is gone"
+    return "is not an environment that mlenv built"
 
 
 def begin(state: Path, *, backend: str, key: str) -> Path:
@@ -200,17 +222,31 @@ def _linked(state: Path) -> set[Path]:
     return {path.resolve() for path in (state.parent / ".venv", *_environments(state))}
 
 
-def sweep(state: Path) -> tuple[Path, ...]:
-    """Remove what interrupted builds left, never what an environment points to; the project's lock must be held."""
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What ``sweep`` removed, and what looks unfinished and was left because a process runs in it."""
+
+    gone: tuple[Path, ...] = ()
+    busy: tuple[Path, ...] = ()
+
+
+def sweep(state: Path) -> Swept:
+    """Remove what interrupted builds left; the project's lock must be held.
+
+    Never what an environment points to, or what a process runs in: its marker may have been lost since.
+    """
     try:
         left = [path for path in folder(state).iterdir() if read(path) is None]
     except OSError:
-        return ()
-    used = _linked(state) if left else set()
-    gone = [path for path in left if path.resolve() not in used]
+        return Swept()
+    linked = _linked(state) if left else set()
+    loose = [path for path in left if path.resolve() not in linked]
+    running = _running_in() if loose else set()
+    busy = tuple(path for path in loose if _any_below(running, path.resolve()))
+    gone = tuple(path for path in loose if path not in busy)
     for path in gone:
         remove_tree(path)
-    return tuple(gone)
+    return Swept(gone=gone, busy=busy)
 
 
 def prune(state: Path, *, keep: int, in_use: Path) -> tuple[Path, ...]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -112,6 +113,13 @@ def find(environ: Mapping[str, str], *, offline: bool = False, echo: Callable[[b
         raise _no_uv(str(error)) from error
     switched_off = environ.get("UV_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     return Uv(binary=binary, env=forwarded(environ), offline=offline or switched_off, echo=echo)
+
+
+def cache_clean(uv: Uv, names: Iterable[str]) -> str:
+    """The command that drops packages from uv's cache, for hints: with uv's path unless a shell finds this very uv."""
+    on_path = shutil.which("uv", path=uv.env.get("PATH"))
+    found = on_path is not None and Path(on_path).resolve() == uv.binary.resolve()
+    return f"`{shlex.join(['uv' if found else str(uv.binary), 'cache', 'clean', *sorted(names)])}`"
 
 
 def _no_uv(reason: str) -> FaultError:
