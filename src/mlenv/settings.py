@@ -26,6 +26,9 @@ PLATFORMS = ("linux-x86_64", "linux-aarch64", "windows-x86_64", "macos-arm64")
 """Every platform a lock can be made for; ``all`` in the settings."""
 
 PROJECT_FILE = "pyproject.toml"
+COMMAND_LINE = "command line"
+"""What ``origins`` has for a setting that the command line decided."""
+
 TABLE = ("tool", "mlenv")
 
 _URL_VARIABLE = "MLENV_INDEX_URL_"
@@ -203,6 +206,11 @@ def find_root(start: Path) -> Path:
     return start
 
 
+def line_of(root: Path, keys: tuple[str, ...]) -> int | None:
+    """The line of the project's file that sets ``keys`` of ``[tool.mlenv]``, or else that of the table around it."""
+    return _line_of(read_text(root / PROJECT_FILE, shown=PROJECT_FILE) or "", TABLE + keys)
+
+
 def lock_meaning(settings: Settings) -> str:
     """Canonical text of the settings that shape the lock, for a digest: one ``key = value`` line each, sorted.
 
@@ -371,7 +379,7 @@ def _overrides_given(overrides: Mapping[str, object]) -> Iterator[_Given]:
             raise FaultError(f"the command line overrides the unknown setting {key!r}")
         if value is not None:
             plain = list(value) if isinstance(value, tuple) else value
-            yield _Given(source=_Source(origin="command line"), key=written, value=plain)
+            yield _Given(source=_Source(origin=COMMAND_LINE), key=written, value=plain)
 
 
 def _settings(given: Iterable[_Given], root: Path) -> Settings:
