@@ -622,7 +622,7 @@ def _require_version(place: _Place, wanted: str) -> None:
         raise place.wrong(f"is {wanted!r}, which is no version specifier", hint='write one such as ">=0.1"') from None
     if not fits:
         raise place.wrong(
-            f"is {wanted!r}, and this is mlenv {__version__}", hint=f"install another: uv tool install 'mlenv{wanted}'"
+            f"is {wanted!r}, and this is mlenv {__version__}", hint=f"install a version of mlenv that is {wanted}"
         )
 
 
