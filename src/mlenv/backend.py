@@ -331,7 +331,7 @@ def _undeclared(case: _Case, name: str) -> ProjectError:
     told = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(case.names) or 'none'}"
     return ProjectError(
         f"this project has no backend {name}; {told}",
-        hint=f"`mlenv init --backend {name}` adds it, or write constraints/{name}.txt",
+        hint=case.catalogue.overlay_hint(name),
     )
 
 

@@ -121,6 +121,12 @@ class Catalogue:
         having = (release for release in self.releases if backend in release.backends)
         return next((release for release in having if python is None or python in release.python), None)
 
+    def overlay_hint(self, name: str) -> str:
+        """How a backend gets an overlay: `mlenv init` writes those of the releases in here."""
+        if self.newest_release(name) is not None:
+            return f"`mlenv init --backend {name}` adds it, or write constraints/{name}.txt"
+        return f"write constraints/{name}.txt by hand (torch==VERSION), and an index pytorch-{name} into uv.toml"
+
     def default_index_build(self, torch_version: str, platform: str) -> str | None:
         """Which backend the default index's own file of that torch is on a platform, or None where it isn't known."""
         release = self.release(torch_version)

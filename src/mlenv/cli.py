@@ -49,6 +49,7 @@ class Session:
     json: bool = False
     output_format: str = "text"
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    told: list[Finding] = field(default_factory=list)
 
     @property
     def as_json(self) -> bool:
@@ -99,7 +100,7 @@ class Session:
 
             for name in uv.dropped(self.environ):
                 self.detail(f"{name} is set and is kept from uv")
-        return Project(root=root, settings=loaded, environ=self.environ, notes=notes, tell=self._show_finding)
+        return Project(root=root, settings=loaded, environ=self.environ, notes=notes, tell=self._tell)
 
     def uv(self) -> Uv:
         """How uv is to be started in this call."""
@@ -141,6 +142,12 @@ class Session:
             self._say(f"hint: {hint}")
         if outcome.text and not self.quiet:
             self._say(outcome.text)
+
+    def _tell(self, note: Finding) -> None:
+        """What a file had to say, once, however often it is read."""
+        if note not in self.told:
+            self.told.append(note)
+            self._show_finding(note)
 
     def _show_finding(self, finding: Finding) -> None:
         if finding.severity == "note":

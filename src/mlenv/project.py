@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlenv import lockfile
-from mlenv.errors import ProjectError
+from mlenv.errors import MlenvError, ProjectError, UsageError, did_you_mean
 from mlenv.report import Finding
+from mlenv.settings import COMMAND_LINE, PROJECT_FILE, line_of
 
 if TYPE_CHECKING:
     from mlenv.catalogue import Catalogue
@@ -100,14 +101,35 @@ class Project:
         from mlenv.overlay import load_overlays
 
         found = load_overlays(self.root, CONSTRAINTS)
-        for name in self.settings.backends or ():
+        for keys, name in self._named_backends():
             if name not in found:
-                raise ProjectError(
-                    f"[tool.mlenv] backends names {name}, and there is no {CONSTRAINTS}/{name}.txt",
-                    path="pyproject.toml",
-                    hint=f"`mlenv init` writes overlays; or create {CONSTRAINTS}/{name}.txt",
-                )
+                raise self._no_overlay(keys, name, found)
         return {name: found[name] for name in (self.settings.backends or found)}
+
+    def _named_backends(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Every backend that the settings name, with the keys that do."""
+        settings = self.settings
+        yield from ((("backends",), name) for name in settings.backends or ())
+        yield from ((("unproven",), name) for name in settings.unproven)
+        yield from ((("backends", name), name) for name in settings.per_backend)
+
+    def _no_overlay(self, keys: tuple[str, ...], name: str, found: Collection[str]) -> MlenvError:
+        """What is wrong where the settings, or the command line, name a backend without overlay."""
+        missing = f"there is no {CONSTRAINTS}/{name}.txt (there are: {', '.join(found) or 'none'})"
+        hint = self._overlay_hint(name, found)
+        if keys == ("backends",) and self.settings.origins.get("backends") == COMMAND_LINE:
+            return UsageError(f"--backend {name}: {missing}", hint=hint)
+        where = f"[tool.mlenv.backends.{name}]" if len(keys) > 1 else f"[tool.mlenv] {keys[0]}"
+        message = f"{where} names {name}, and {missing}"
+        return ProjectError(message, path=PROJECT_FILE, line=line_of(self.root, keys), hint=hint)
+
+    def _overlay_hint(self, name: str, found: Collection[str]) -> str:
+        """The backend that may have been meant, where none of that name can be added by ``mlenv init``."""
+        adding = self.catalogue.overlay_hint(name)
+        known = found or [backend for backend in self.catalogue.backends if self.catalogue.newest_release(backend)]
+        unknown = self.catalogue.newest_release(name) is None
+        nearest = did_you_mean(name, sorted(known, reverse=True), otherwise="") if unknown else ""
+        return f"{nearest} if not, {adding}" if nearest else adding
 
     @cached_property
     def requirements(self) -> Requirements:
@@ -178,7 +200,7 @@ class Project:
             known = ", ".join(self.overlays) or "none"
             raise ProjectError(
                 f"backend {backend} has no overlay: {CONSTRAINTS}/{backend}.txt is missing (there are: {known})",
-                hint=f"`mlenv init --backend {backend}` writes it",
+                hint=self._overlay_hint(backend, self.overlays),
             )
         return self.overlays[backend]
 

@@ -293,7 +293,16 @@ def _option_refusal(name: str, text: str) -> Refusal:
         name if name in _REFUSED else next((n for n in _REFUSED if name.startswith("--") and n.startswith(name)), "")
     )
     kind, hint = _REFUSED.get(known, ("refused-option", "delete it; only -r, -c and -e are understood"))
+    if kind in ("refused-index", "refused-find-links") and _is_of_the_foundation(text):
+        hint = "delete the line; the overlays in constraints/ and uv.toml say where torch comes from"
     return Refusal(kind, f"{known or name} is refused", hint=hint, shown=_shown(text))
+
+
+def _is_of_the_foundation(text: str) -> bool:
+    """Whether it names the index that the catalogue's builds come from."""
+    from mlenv.catalogue import load
+
+    return any(url.partition("/{backend}")[0] in text for url in load().index_urls.values())
 
 
 def _include(value: str, kind: Kind, text: str) -> IncludeLine:

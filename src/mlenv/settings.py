@@ -24,6 +24,9 @@ PLATFORMS = tuple(platforms.KNOWN)
 """Every platform a lock can be made for; ``all`` in the settings."""
 
 PROJECT_FILE = "pyproject.toml"
+COMMAND_LINE = "command line"
+"""What ``origins`` has for a setting that the command line decided."""
+
 TABLE = ("tool", "mlenv")
 
 _URL_VARIABLE = "MLENV_INDEX_URL_"
@@ -191,6 +194,11 @@ def load(
     settings = _settings(given, root)
     _require_lock_of_its_own(settings, project[0])
     return settings, tuple(notes)
+
+
+def line_of(root: Path, keys: tuple[str, ...]) -> int | None:
+    """The line of the project's file that sets ``keys`` of ``[tool.mlenv]``, or else that of the table around it."""
+    return _line_of(read_text(root / PROJECT_FILE, shown=PROJECT_FILE) or "", TABLE + keys)
 
 
 def lock_meaning(settings: Settings) -> str:
@@ -369,7 +377,7 @@ def _overrides_given(overrides: Mapping[str, object]) -> Iterator[_Given]:
             raise FaultError(f"the command line overrides the unknown setting {key!r}")
         if value is not None:
             plain = list(value) if isinstance(value, tuple) else value
-            yield _Given(source=_Source(origin="command line"), key=written, value=plain)
+            yield _Given(source=_Source(origin=COMMAND_LINE), key=written, value=plain)
 
 
 def _settings(given: Iterable[_Given], root: Path) -> Settings:
@@ -612,7 +620,7 @@ def _require_version(place: _Place, wanted: str) -> None:
         raise place.wrong(f"is {wanted!r}, which is no version specifier", hint='write one such as ">=0.1"') from None
     if not fits:
         raise place.wrong(
-            f"is {wanted!r}, and this is mlenv {__version__}", hint=f"install another: uv tool install 'mlenv{wanted}'"
+            f"is {wanted!r}, and this is mlenv {__version__}", hint=f"install a version of mlenv that is {wanted}"
         )
 
 

@@ -185,7 +185,7 @@ FILES = (
         ["no backend cu999", "cpu"],
         "constraints/cu999.txt",
     ),
-    Case("backend to lock", {}, ("lock", "--backend", "cu999"), 3, ["cu999"], "mlenv init"),
+    Case("backend to lock", {}, ("lock", "--backend", "cu999"), 2, ["--backend cu999"], "constraints/cu999.txt"),
     Case("not a folder", {}, ("lock", "--project", "nowhere"), 2, ["nowhere"], ""),
     Case("two backends", {}, ("sync", "--cpu", "--backend", "cu130"), 2, ["--cpu", "--backend cu130"], "one of them"),
     Case("no GPU in CI", {}, ("sync",), 2, ["CI"], "--cpu", env={"CI": "1"}),

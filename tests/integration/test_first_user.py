@@ -258,3 +258,16 @@ def test_a_mistyped_key_of_uv_toml_is_refused(world: World) -> None:
     done = world.run("lock")
     told = "error: uv.toml:1: has the unknown key 'exclude-never'\nhint: did you mean exclude-newer?\n"
     assert (done.code, done.err.endswith(told)) == (3, True), done
+
+
+def test_a_backend_that_the_command_line_names_wrongly_is_wrong_usage(world: World) -> None:
+    done = world.run("lock", "--backend", "cu133")
+    assert done.code == 2, done
+    assert "error: --backend cu133: there is no constraints/cu133.txt (there are: cpu, cu130)" in done.err
+
+
+def test_a_backend_that_the_settings_name_wrongly_is_refused(world: World) -> None:
+    world.configure('unproven = ["cu999"]\n')
+    done = world.run("sync", "--cpu")
+    assert done.code == 3, done
+    assert "pyproject.toml:2: [tool.mlenv] unproven names cu999, and there is no constraints/cu999.txt" in done.err

@@ -373,7 +373,10 @@ def test_a_backend_without_overlay_is_answered_with_the_nearest() -> None:
     error = _refused(_machine((9, 0)), Named(backend="cu13"))
     assert isinstance(error, ProjectError)
     assert "did you mean cu130 or cu132?" in error.message or "did you mean cu132 or cu130?" in error.message
-    assert error.hint == "`mlenv init --backend cu13` adds it, or write constraints/cu13.txt"
+    by_hand = "write constraints/cu13.txt by hand (torch==VERSION), and an index pytorch-cu13 into uv.toml"
+    assert error.hint == by_hand
+    known = _refused(_machine((9, 0)), Named(backend="cu128"), declared={"cpu": "2.15.0"})
+    assert known.hint == "`mlenv init --backend cu128` adds it, or write constraints/cu128.txt"
 
 
 # ---- for the gate and for detect

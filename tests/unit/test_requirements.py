@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mlenv import catalogue
 from mlenv.errors import ExitCode, ProjectError
 from mlenv.local_projects import LocalProject
 from mlenv.requirement_lines import Named, WheelUrl, logical_lines, masked
@@ -850,6 +851,14 @@ def test_init_is_told_every_refused_line_at_once() -> None:
     ]
     assert all(finding.hint and finding.path == "requirements.in" for finding in found)
     assert found[0].message == "--extra-index-url is refused: --extra-index-url https://***@example.com/whl/cu130"
+
+
+@pytest.mark.parametrize("option", ["--extra-index-url {}", "-i {}", "--index-url={}", "-f {}"])
+@pytest.mark.parametrize("channel", ["stable", "nightly"])
+def test_the_index_of_torch_needs_no_replacement(option: str, channel: str) -> None:
+    line = option.format(catalogue.load().index_urls[channel].format(backend="cu121"))
+    (found,) = split_index_lines(line)
+    assert found.hint == "delete the line; the overlays in constraints/ and uv.toml say where torch comes from"
 
 
 def test_init_finds_nothing_in_a_plain_list() -> None:

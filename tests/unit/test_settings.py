@@ -272,7 +272,7 @@ def test_a_newer_mlenv_is_asked_for_before_its_keys_are_called_unknown(tmp_path:
     error = _refused(tmp_path, 'a-later-key = 1\nrequired-version = ">=99"\n')
     assert error.line == 3
     assert "required-version is '>=99', and this is mlenv" in error.message
-    assert error.hint == "install another: uv tool install 'mlenv>=99'"
+    assert error.hint == "install a version of mlenv that is >=99"
 
 
 @pytest.mark.parametrize(("text", "line"), [("[tool.mlenv]\nlock = \n", 2), ("a = [1,\n", None), ("x = 1\nx = 2\n", 2)])
