@@ -94,6 +94,15 @@ def test_conflict_markers_are_found_with_their_lines() -> None:
     assert lock.conflicts == (2, 4, 6)
 
 
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_in_a_conflict_our_side_comes_first_and_what_was_before_is_no_side(ending: str) -> None:
+    """In diff3's style; the base alone has c, and the last line keeps its number."""
+    text = "<<<<<<< ours\na==2\n||||||| base\na==1\nb==1\nc==1\n=======\na==3\nb==3\n>>>>>>> theirs\nd==1\n"
+    lock = lockfile.parse(text.replace("\n", ending), path="requirements.txt")
+    assert lock.versions == {"a": "2", "b": "3", "d": "1"}
+    assert (lock.conflicts, lock.pins[-1].line) == ((1, 3, 7, 10), 11)
+
+
 def test_a_torn_header_is_a_finding() -> None:
     lock = lockfile.parse("# mlenv scheme: 1\na==1\n", path="requirements.txt")
     assert (lock.header, lock.versions) == (None, {"a": "1"})

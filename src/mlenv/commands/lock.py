@@ -78,7 +78,7 @@ def lock(project: Project, uv: Uv, wish: Wish, *, dry_run: bool, wait: float, pr
             made = locking.make_all(project, uv, wish, progress=progress)
             for part, new in made:
                 if new.text != part.lock_text:
-                    write_atomically(part.lock_path, new.text)
+                    write_atomically(part.lock_path, new.text, staging=project.state)
     return _outcome(made, dry_run=dry_run, seconds=time.perf_counter() - start)
 
 

@@ -128,7 +128,7 @@ def _with_lock(project: Project, uv: Uv, request: Request, *, progress: Progress
         progress(f"there is no {project.settings.lock} yet; making it")
         preferred = project.main_pins if project.alone is not None else ()
         made = locking.make(project, uv, Wish(), progress=progress, preferred=preferred)
-        write_atomically(project.lock_path, made.text)
+        write_atomically(project.lock_path, made.text, staging=project.state)
         return replace(project)  # without what was read before
     _require_current(project, project.settings.lock)
     return project

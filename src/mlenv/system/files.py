@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,31 +12,51 @@ from pathlib import Path
 from mlenv.errors import BusyError, EnvironmentBuildError
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, *, staging: Path | None = None) -> None:
     """Replace ``path`` by rename, flushed to disk, its mode kept: a reader sees the old text or the new one.
 
-    Raises EnvironmentBuildError where it can't be written.
+    The new text is first written beside it, or in ``staging`` where the project's lock is held: a folder in which
+    nobody minds what ``kill -9`` leaves, until the next time. Raises EnvironmentBuildError where it can't be written.
     """
     target = path.resolve() if path.is_symlink() else path
-    temporary = ""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        if staging is None or not _replaced_from(staging, target, text):
+            _replace(target, text, folder=target.parent)
+    except OSError as error:
+        raise EnvironmentBuildError(
+            f"can't be written: {error.strerror}",
+            path=path.name,
+            hint="check the permissions of its folder and the space left",
+        ) from error
+
+
+def _replaced_from(staging: Path, target: Path, text: str) -> bool:
+    """Replace it by way of ``staging``; False where that is on another file system or a mount of its own."""
+    for left in staging.glob(f".{target.name}.*"):
+        left.unlink()
+    try:
+        _replace(target, text, folder=staging)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            return False
+        raise
+    return True
+
+
+def _replace(target: Path, text: str, *, folder: Path) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=folder)
+    try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(_mode(target))
         os.replace(temporary, target)  # noqa: PTH105 - named for what it does
-    except OSError as error:
-        if temporary:
-            with suppress(OSError):
-                Path(temporary).unlink()
-        raise EnvironmentBuildError(
-            f"can't be written: {error.strerror}",
-            path=path.name,
-            hint="check the permissions of its folder and the space left",
-        ) from error
+    except BaseException:
+        with suppress(OSError):
+            Path(temporary).unlink()
+        raise
 
 
 def _mode(path: Path) -> int:
