@@ -281,9 +281,9 @@ def test_what_only_an_extra_needs_of_torch_rules_out_only_the_extra(bench: MakeB
     assert made.pins == {"app": "1.0", "lib": "1.0"}
 
 
-def test_fifty_releases_that_each_want_one_torch_cost_few_turns(bench: MakeBench) -> None:
-    releases = [Package("engine", f"{n}.0", requires=("torch==2.14.1",)) for n in range(30, 55)]
-    releases += [Package("engine", f"{n}.0", requires=("torch==2.15.0",)) for n in range(5, 30)]
+def test_many_releases_that_each_want_one_torch_cost_few_turns(bench: MakeBench) -> None:
+    releases = [Package("engine", f"{n}.0", requires=("torch==2.14.1",)) for n in range(18, 30)]
+    releases += [Package("engine", f"{n}.0", requires=("torch==2.15.0",)) for n in range(5, 18)]
     made = bench("engine\n", *releases, Package("engine", "1.0"), foundations=TWO, settings='held-back = "off"\n')
     done = made.lock()
     assert made.pins == {"engine": "1.0"}

@@ -107,20 +107,15 @@ def both(request: pytest.FixtureRequest, index: LoopbackIndex, project: ProjectF
     return Both(index, project, run_mlenv, request.param)
 
 
-def test_pip_compile_gives_the_same_body(both: Both) -> None:
+def test_pip_compile_gives_the_same_body_and_churns_nothing_when_it_locks_again(both: Both) -> None:
     done = both.mlenv("lock", *both.case.options)
     assert done.code == 0, done
+    ours = both.body("requirements.txt")
     both.pip_compile("theirs.txt")
-    assert both.body("requirements.txt") == both.body("theirs.txt")
-
-
-def test_locking_again_with_pip_compile_churns_nothing(both: Both) -> None:
-    both.mlenv("lock", *both.case.options)
-    before = both.body("requirements.txt")
-    assert before
+    assert both.body("theirs.txt") == ours
     both.index.add("default", Package("click-like", "9.0"), Package("old-py", "1.1"))
     both.pip_compile("requirements.txt")
-    assert both.body("requirements.txt") == before
+    assert both.body("requirements.txt") == ours
 
 
 def test_pip_sync_installs_both_layers_and_is_content(

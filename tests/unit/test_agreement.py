@@ -224,7 +224,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("worlds")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(world=worlds())
 def test_a_common_solution_is_found_exactly_where_there_is_one(folder: Path, world: World) -> None:
     try:
