@@ -138,7 +138,7 @@ def test_parse_gives_back_what_was_rendered(generated: list[Pin], excluded: set[
     lock = lockfile.parse(text, path="requirements.txt")
     assert list(lock.pins) == sorted(generated, key=lambda pin: pin.name)
     assert lock.header is not None
-    assert lock.header.body == lock.body_digest
+    assert lock.as_written
     assert lock.excluded == tuple(sorted(excluded))
     assert lockfile.render(header=lock.header, pins=lock.pins, excluded=lock.excluded) == text
 
@@ -151,4 +151,22 @@ def test_any_edited_byte_of_a_body_is_found(generated: list[Pin], data: st.DataO
     replacement = data.draw(st.characters(min_codepoint=33, max_codepoint=126).filter(lambda c: c != text[position]))
     lock = lockfile.parse(text[:position] + replacement + text[position + 1 :], path="requirements.txt")
     assert lock.header is not None
-    assert lock.header.body != lock.body_digest
+    assert not lock.as_written
+
+
+@pytest.mark.parametrize("key", ["python", "platform", "input", "overlay", "settings", "proven"])
+def test_a_header_of_another_lock_is_found(key: str) -> None:
+    text = lockfile.render(header=header(), pins=[Pin(name="a", version="1")], excluded=[])
+    line = next(line for line in text.splitlines() if line.startswith(f"# mlenv {key}: "))
+    assert lockfile.parse(text, path="requirements.txt").as_written
+    assert not lockfile.parse(text.replace(line, line[:-1] + "0"), path="requirements.txt").as_written
+
+
+def test_the_body_digest_of_an_older_mlenv_holds() -> None:
+    text = lockfile.render(header=header(), pins=[Pin(name="a", version="1")], excluded=[])
+    lock = lockfile.parse(text, path="requirements.txt")
+    assert lock.header is not None
+    older = text.replace(lock.header.body, lock.body_digest)
+    assert older != text
+    assert lockfile.parse(older, path="requirements.txt").as_written
+    assert not lockfile.parse(older.replace("a==1", "a==2"), path="requirements.txt").as_written
