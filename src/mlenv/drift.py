@@ -69,7 +69,7 @@ def check_lock(project: Project) -> tuple[Finding, ...]:
         )
         return (Finding(kind="lock-newer", message=message, path=path, hint="upgrade mlenv"),)
     return (
-        *_body(project, lock, lock.header),
+        *_body(project, lock),
         *_changed(project, lock, "input", inputs(project), lock.header.inputs),
         *_changed(project, lock, "overlay", overlays(project), lock.header.overlays),
         *_target(project, lock, lock.header),
@@ -83,8 +83,8 @@ def check_body(project: Project) -> tuple[Finding, ...]:
     return tuple(finding for finding in check_lock(project) if finding.kind in spoiled)
 
 
-def _body(project: Project, lock: Lock, header: Header) -> tuple[Finding, ...]:
-    if lock.body_digest == header.body:
+def _body(project: Project, lock: Lock) -> tuple[Finding, ...]:
+    if lock.as_written:
         return ()
     message = "the pins were changed outside mlenv (by hand, by a bot or by another tool)"
     hint = "run `mlenv lock`; it keeps the pins that fit"

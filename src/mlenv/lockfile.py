@@ -96,7 +96,7 @@ class Header:
 class Lock:
     """A parsed lock. ``header`` is None where another tool wrote it, or where ``torn`` says what is wrong with it.
 
-    ``conflicts`` are the lines of merge markers.
+    ``conflicts`` are the lines of merge markers. ``body_digest`` is what the header's would be for this body alone.
     """
 
     pins: tuple[Pin, ...]
@@ -106,6 +106,15 @@ class Lock:
     conflicts: tuple[int, ...] = ()
     body_digest: str = ""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    @property
+    def as_written(self) -> bool:
+        """Whether header and body are one of mlenv's making: not edited, and not put together from two locks.
+
+        A body digest that covers the body alone is an older mlenv's.
+        """
+        header = self.header
+        return header is not None and header.body in (_seal(header, self.body_digest), self.body_digest)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -217,7 +226,23 @@ def render(
 ) -> str:
     """The text of a lock; the header's body digest is computed here."""
     body = _render_body(pins, excluded, style)
-    return _render_header(replace(header, body=digest(body_of(body))), command) + body
+    return _render_header(replace(header, body=_seal(header, digest(body_of(body)))), command) + body
+
+
+def _seal(header: Header, body_digest: str) -> str:
+    """The digest of the body and of what the header says it was made from.
+
+    git joins an overlay's line of one lock with the pins of another without a conflict; nobody has resolved those.
+    """
+    parts = (
+        header.python,
+        *header.platforms,
+        *(f"{name} {value}" for each in (header.inputs, header.overlays) for name, value in sorted(each.items())),
+        header.settings,
+        *(f"{backend} {value}" for backend, value in sorted(header.proven.items())),
+        body_digest,
+    )
+    return digest("\n".join(parts))
 
 
 def _render_header(header: Header, command: str) -> str:

@@ -271,7 +271,7 @@ def _adoptable(project: Project, wish: Wish) -> tuple[Pin, ...]:
             path=project.settings.lock,
             hint="upgrade mlenv",
         )
-    trusted = header is not None and header.body == project.lock.body_digest and not wish.refresh_hashes
+    trusted = project.lock.as_written and not wish.refresh_hashes
     pins = [pin for pin in project.lock.pins if not project.names.owns(pin.name)]
     return tuple(lockfile.without_weak_hashes(pin) if trusted or pin.url else replace(pin, hashes=()) for pin in pins)
 

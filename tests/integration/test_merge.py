@@ -222,6 +222,20 @@ def test_a_lock_that_git_put_together_is_told_from_one_that_mlenv_made(
     assert (pins["alpha"], pins["zeta"], pins["shared"]) == ("1.0", "1.0", shared)
 
 
+def test_pins_under_an_overlay_that_they_were_not_proven_on_are_told(branches: Branches) -> None:
+    """Ours bounds a package in an overlay, theirs requires it: each line of the merged lock is somebody's."""
+    branches.world.publish(Package("zeta", "2.0"))
+    branches.branch("theirs", ("# tracking\n", "# tracking\nzeta\n"))
+    branches.repository.git("checkout", "-q", "-b", "ours", "main")
+    with (branches.world.root / "constraints/cu130.txt").open("a") as overlay:
+        overlay.write("zeta<2\n")
+    branches.lock()
+    branches.repository.commit("ours")
+    assert branches.merge("-q", "-X", "ours", "theirs").code == 0
+    assert branches.check().code == 1
+    assert branches.mended()["zeta"] == "1.0"
+
+
 def test_a_union_of_both_locks_is_mended(two: Branches) -> None:
     """``merge=union`` keeps the lines of both, so that headers and blocks stand twice."""
     (two.world.root / ".gitattributes").write_text(f"{LOCK} merge=union\n")

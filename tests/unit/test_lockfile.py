@@ -153,7 +153,7 @@ def test_parse_gives_back_what_was_rendered(generated: list[Pin], excluded: set[
     lock = lockfile.parse(text, path="requirements.txt")
     assert list(lock.pins) == sorted(every, key=lambda pin: (pin.name, pin.marker or ""))
     assert lock.header is not None
-    assert lock.header.body == lock.body_digest
+    assert lock.as_written
     assert lock.excluded == tuple(sorted(excluded))
     assert lockfile.render(header=lock.header, pins=lock.pins, excluded=lock.excluded) == text
 
@@ -171,14 +171,13 @@ def test_any_edited_byte_of_a_body_is_found(generated: list[Pin], excluded: set[
     }
     edited = edits[data.draw(st.sampled_from(sorted(edits)))]
     lock = lockfile.parse(edited, path="requirements.txt")
-    assert edited == text or lock.header is None or lock.header.body != lock.body_digest
+    assert edited == text or not lock.as_written
 
 
 def test_line_ends_that_git_changed_are_no_edit() -> None:
     text = lockfile.render(header=header(), pins=[Pin(name="a", version="1", hashes=(SHA,))], excluded=["torch"])
     lock = lockfile.parse(text.replace("\n", "\r\n"), path="requirements.txt")
-    assert lock.header is not None
-    assert lock.header.body == lock.body_digest
+    assert lock.as_written
     assert lock.pins[0].hashes == (SHA,)
 
 
@@ -199,3 +198,21 @@ def test_styles_are_those_of_pip_compile(style: Style, expected: str) -> None:
 def test_in_a_merge_conflict_our_side_comes_first() -> None:
     text = "<<<<<<< ours\na==1\n=======\na==2\nb==1\n>>>>>>> theirs\n"
     assert [(pin.name, pin.version) for pin in lockfile.parse_pins(text)] == [("a", "1"), ("b", "1")]
+
+
+@pytest.mark.parametrize("key", ["python", "platform", "input", "overlay", "settings", "proven"])
+def test_a_header_of_another_lock_is_found(key: str) -> None:
+    text = lockfile.render(header=header(), pins=[Pin(name="a", version="1")], excluded=[])
+    line = next(line for line in text.splitlines() if line.startswith(f"# mlenv {key}: "))
+    assert lockfile.parse(text, path="requirements.txt").as_written
+    assert not lockfile.parse(text.replace(line, line[:-1] + "0"), path="requirements.txt").as_written
+
+
+def test_the_body_digest_of_an_older_mlenv_holds() -> None:
+    text = lockfile.render(header=header(), pins=[Pin(name="a", version="1")], excluded=[])
+    lock = lockfile.parse(text, path="requirements.txt")
+    assert lock.header is not None
+    older = text.replace(lock.header.body, lock.body_digest)
+    assert older != text
+    assert lockfile.parse(older, path="requirements.txt").as_written
+    assert not lockfile.parse(older.replace("a==1", "a==2"), path="requirements.txt").as_written
