@@ -38,7 +38,9 @@ def unchanged(root: Path, overrides: Mapping[str, object]) -> tuple[str, int] | 
     try:
         if b"exclude-newer" in _bytes(root / "uv.toml"):  # all else in it is of no consequence, URLs least of all
             return None
-        name = str(overrides.get("lock") or _lock_of(root))
+        table = _settings(root)
+        _require_plain(table)
+        name = str(overrides.get("lock") or table.get("lock", "requirements.txt"))
         text = (root / name).read_bytes().decode("utf-8").replace("\r\n", "\n")
         found = _LINE.search(text)
         if found is None or found[1] != _fingerprint(unstamped(text), root, _INPUT.findall(text), overrides):
@@ -51,10 +53,10 @@ def unchanged(root: Path, overrides: Mapping[str, object]) -> tuple[str, int] | 
 def _fingerprint(text: str, root: Path, inputs: Iterable[str], overrides: Mapping[str, object]) -> str:
     """Of the lock, everything that it is made from, and the names that mlenv takes for foundation."""
     overlays = (path.relative_to(root).as_posix() for path in (root / "constraints").glob("*.txt"))
-    paths = sorted({*inputs, *overlays, "pyproject.toml"})
     names = pkgutil.get_data("mlenv.data", "foundation.toml") or b""
-    parts = [json.dumps(overrides, sort_keys=True).encode(), names, text.encode()]
-    parts += [b"\0".join((path.encode(), _bytes(root / path))) for path in paths]
+    said = json.dumps([overrides, _settings(root)], sort_keys=True, default=str)
+    parts = [said.encode(), names, text.encode()]
+    parts += [b"\0".join((path.encode(), _bytes(root / path))) for path in sorted({*inputs, *overlays})]
     whole = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
     return f"sha256:{whole.hexdigest()[:32]}"
 
@@ -64,19 +66,23 @@ def _bytes(path: Path) -> bytes:
     return path.read_bytes().replace(b"\r\n", b"\n") if path.is_file() else b"\0missing"
 
 
-def _lock_of(root: Path) -> str:
-    """The lock that the settings name. Raises LookupError where there are several, or not every mlenv may judge it."""
+def _settings(root: Path) -> Mapping[str, object]:
+    """``[tool.mlenv]``: the rest of a pyproject.toml changes often and is of no consequence, unless it is an input."""
     path = root / "pyproject.toml"
     if not path.is_file():
-        return "requirements.txt"
+        return {}
     import tomllib
 
     table = tomllib.loads(path.read_bytes().decode("utf-8")).get("tool", {}).get("mlenv", {})
+    return table if isinstance(table, dict) else {}
+
+
+def _require_plain(table: Mapping[str, object]) -> None:
+    """Raise LookupError where there are several locks, or not every mlenv may judge them."""
     if "workspace" in table or any("lock" in each for each in _tables(table.get("backends"))):
         raise LookupError("more than one lock")
     if "required-version" in table:
         raise LookupError("perhaps for another mlenv")
-    return str(table.get("lock", "requirements.txt"))
 
 
 def _tables(value: object) -> Iterable[Mapping[str, object]]:

@@ -44,10 +44,17 @@ def test_untouched_files_are_current(root: Path) -> None:
     assert freshness.unchanged(root, {}) == ("requirements.txt", 2)
 
 
-@pytest.mark.parametrize("path", [*FILES, "constraints/cu130.txt", "pyproject.toml"])
+@pytest.mark.parametrize("path", [*FILES, "constraints/cu130.txt"])
 def test_a_byte_in_any_input_or_a_new_one_is_no_yes(root: Path, path: str) -> None:
     with (root / path).open("a") as file:
         file.write("\n# x\n")
+    assert freshness.unchanged(root, {}) is None
+
+
+def test_of_pyproject_toml_the_settings_count(root: Path) -> None:
+    (root / "pyproject.toml").write_text('[project]\nname = "x"\nversion = "1"\n')
+    assert freshness.unchanged(root, {}) is not None
+    (root / "pyproject.toml").write_text('[tool.mlenv]\nbuild = ["a"]\n')
     assert freshness.unchanged(root, {}) is None
 
 
