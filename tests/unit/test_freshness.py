@@ -101,6 +101,11 @@ def test_what_it_does_not_know_is_no_yes(root: Path, settings: str) -> None:
     assert freshness.unchanged(root, {}) is None
 
 
+def test_settings_that_are_no_toml_are_no_yes(root: Path) -> None:
+    (root / "pyproject.toml").write_text("[not toml")
+    assert freshness.unchanged(root, {}) is None
+
+
 def test_uv_toml_counts_only_where_it_bounds_upload_times(root: Path) -> None:
     (root / "uv.toml").write_text('[[index]]\nname = "a"\nurl = "https://mirror.example"\nexplicit = true\n')
     assert freshness.unchanged(root, {}) is not None
