@@ -121,7 +121,7 @@ def conflict_told(branches: Branches) -> bool:
     return done.code == 1 and bool(wanted) and errors == wanted and done.out.endswith("hint: run `mlenv lock`\n")
 
 
-@pytest.mark.parametrize("style", ["merge", "diff3", "zdiff3"])
+@pytest.mark.parametrize("style", ["merge", "zdiff3"])
 @pytest.mark.parametrize(("here", "there", "shared"), [("ours", "theirs", "2.0"), ("theirs", "ours", "1.0")])
 def test_a_conflict_is_told_and_mended_with_the_pins_of_both_sides(
     two: Branches, style: str, here: str, there: str, shared: str
@@ -142,7 +142,7 @@ def test_a_conflict_is_told_and_mended_with_the_pins_of_both_sides(
     }
 
 
-@pytest.mark.parametrize("style", ["merge", "diff3", "zdiff3"])
+@pytest.mark.parametrize("style", ["merge", "zdiff3"])
 def test_what_was_before_both_sides_is_no_side(branches: Branches, style: str) -> None:
     """Ours dropped shared, theirs moved it and needs it: the older pin stands in a diff3 conflict, before theirs."""
     branches.edit("# tracking\n", "# tracking\nshared\n")

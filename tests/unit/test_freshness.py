@@ -92,7 +92,6 @@ def test_other_words_on_the_command_line_are_no_yes(root: Path) -> None:
         '[tool.mlenv.backends.cpu]\nlock = "cpu.txt"\n',
         '[tool.mlenv]\nlock = "other.txt"\n',
         '[tool.mlenv]\nrequired-version = ">=0"\n',
-        "[not toml",
     ],
 )
 def test_what_it_does_not_know_is_no_yes(root: Path, settings: str) -> None:
