@@ -105,3 +105,16 @@ def test_the_built_wheel_brings_its_data_and_runs_by_uvx(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "project/constraints/cu132.txt").is_file()
+
+
+def test_pip_audit_reads_the_lock(project: Path) -> None:
+    words = ["--dry-run", "--disable-pip", "--require-hashes", "-r", str(project / "requirements.txt")]
+    done = subprocess.run(
+        [find_uv_bin(), "tool", "run", "--quiet", "--python", sys.executable, "pip-audit", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    pins = lockfile.parse_pins((project / "requirements.txt").read_text())
+    assert f"{len(pins)} packages" in done.stdout + done.stderr
