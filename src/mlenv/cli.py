@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -50,6 +52,7 @@ class Session:
     output_format: str = "text"
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     told: list[Finding] = field(default_factory=list)
+    lock_words: str = ""
 
     @property
     def as_json(self) -> bool:
@@ -117,6 +120,14 @@ class Session:
 
         return probe.observe(self.environ)
 
+    def _hinted(self, hint: str) -> str:
+        """The hint, its commands such that they do it from this folder and for the lock that was asked for."""
+        here = f"`mlenv --project {shlex.quote(str(self.folder))} " if self.folder is not None else "`mlenv "
+        with_words = (
+            re.sub("`mlenv lock`", lambda _: f"`mlenv lock {self.lock_words}`", hint) if self.lock_words else hint
+        )
+        return with_words.replace("`mlenv ", here)
+
     def show(self, outcome: Outcome) -> NoReturn:
         """Print an outcome and leave with its exit status."""
         if self.output_format == "github":
@@ -137,9 +148,9 @@ class Session:
         for finding in outcome.findings:
             self._show_finding(finding)
             if finding.severity == "warning" and finding.hint:
-                self._say(f"  instead: {finding.hint}")
+                self._say(f"  instead: {self._hinted(finding.hint)}")
         for hint in dict.fromkeys(f.hint for f in outcome.findings if f.hint and f.severity == "error"):
-            self._say(f"hint: {hint}")
+            self._say(f"hint: {self._hinted(hint)}")
         if outcome.text and not self.quiet:
             self._say(outcome.text)
 
@@ -160,7 +171,7 @@ class Session:
         """Print an error and leave with its exit status. No credentials, whoever put them into the message."""
         from mlenv.system.uv_messages import mask
 
-        message, hint = mask(error.message), mask(error.hint) if error.hint else None
+        message, hint = mask(error.message), self._hinted(mask(error.hint)) if error.hint else None
         if self.output_format == "github":
             where = self._in_workspace(str(error.path)) if error.path else None
             self._say(_workflow_command("error", message, where, error.line))
@@ -401,6 +412,7 @@ def lock_command(session: Session, *, wait: float, **options: Any) -> None:
     asked = LockOptions(**options)
     asked.refuse_contradictions()
     overrides = asked.overrides(session.root)
+    session.lock_words = asked.lasting_words()
     if asked.check and not asked.resolve:
         if (found := freshness.unchanged(session.root, overrides)) is not None:
             session.show(lock.current(*found))
@@ -410,6 +422,7 @@ def lock_command(session: Session, *, wait: float, **options: Any) -> None:
     project = session.project(overrides)
     if asked.verify_hashes:
         session.show(lock.verify_hashes(project, session.uv(), progress=session.progress))
+    asked.refuse_overwriting(project)
     wish = asked.wish(project, overrides)
     if asked.check:
         session.show(lock.check_by_resolving(project, session.uv(), wish, progress=session.progress))

@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mlenv import lockfile, platforms
+from mlenv.errors import ProjectError
 from mlenv.lockfile import Header, Lock, Pin, digest
 from mlenv.project import Project
 from mlenv.report import Finding
@@ -52,7 +53,7 @@ def check_lock(project: Project) -> tuple[Finding, ...]:
     lock = project.lock
     assert lock is not None
     if lock.conflicts:
-        return tuple(
+        return _conflict_in_inputs(project) + tuple(
             Finding(
                 kind="lock-conflict", message="a conflict marker of git was left", path=path, line=line, hint=RELOCK
             )
@@ -70,7 +71,7 @@ def check_lock(project: Project) -> tuple[Finding, ...]:
         return (Finding(kind="lock-newer", message=message, path=path, hint="upgrade mlenv"),)
     return (
         *_body(project, lock),
-        *_changed(project, lock, "input", inputs(project), lock.header.inputs),
+        *_changed(project, lock, "input", *_comparable(project, lock.header)),
         *_changed(project, lock, "overlay", overlays(project), lock.header.overlays),
         *_target(project, lock, lock.header),
         *_contents(project, lock),
@@ -90,6 +91,28 @@ def _body(project: Project, lock: Lock) -> tuple[Finding, ...]:
     hint = "run `mlenv lock`; it keeps the pins that fit"
     line = lock.lines.get("body")
     return (Finding(kind="lock-edited", message=message, path=project.settings.lock, line=line, hint=hint),)
+
+
+def _conflict_in_inputs(project: Project) -> tuple[Finding, ...]:
+    """What has to be resolved by hand before `mlenv lock` can mend the lock."""
+    try:
+        _ = project.requirements
+    except ProjectError as error:
+        path = str(error.path) if error.path else None
+        return (Finding(kind="input-unusable", message=error.message, path=path, line=error.line, hint=error.hint),)
+    return ()
+
+
+def _comparable(project: Project, header: Header) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """The digests of the inputs, now and then.
+
+    Which extras and groups of a pyproject.toml count is a setting: where that changed, its digest says nothing more.
+    """
+    now, then = inputs(project), header.inputs
+    if settings(project) == header.settings:
+        return now, then
+    chosen = {file.path for file in project.requirements.files if file.project is not None}
+    return tuple({k: v for k, v in each.items() if k not in chosen} for each in (now, then))  # type: ignore[return-value]
 
 
 def _changed(

@@ -16,11 +16,16 @@ from pathlib import Path
 KEY = "files"
 _LINE = re.compile(rf"(?m)^# mlenv {KEY}: (\S+)\n")
 _INPUT = re.compile(r"(?m)^# mlenv input: (.+) \S+$")
+_URL = re.compile(rb"""url\s*=\s*("[^"\n]*"|'[^'\n]*')""")
 _PIN = re.compile(r"(?m)^[a-z0-9][a-z0-9-]*(?:\[[^\]]*\])?(?:==| @ )")
 
 
 def stamped(text: str, root: Path, inputs: Iterable[str], overrides: Mapping[str, object]) -> str:
     """The lock's text with the line that says from which bytes it was made, after the lines of its inputs."""
+    try:
+        _require_plain(_settings(root))
+    except LookupError:
+        return text  # nobody would read it
     line = f"# mlenv {KEY}: {_fingerprint(text, root, inputs, overrides)}\n"
     return re.sub(r"(?m)^(?=# mlenv settings: )", lambda _: line, text, count=1)
 
@@ -36,8 +41,6 @@ def unchanged(root: Path, overrides: Mapping[str, object]) -> tuple[str, int] | 
     ``overrides`` are the settings of the command line. Raises nothing.
     """
     try:
-        if b"exclude-newer" in _bytes(root / "uv.toml"):  # all else in it is of no consequence, URLs least of all
-            return None
         table = _settings(root)
         _require_plain(table)
         name = str(overrides.get("lock") or table.get("lock", "requirements.txt"))
@@ -55,7 +58,8 @@ def _fingerprint(text: str, root: Path, inputs: Iterable[str], overrides: Mappin
     overlays = (path.relative_to(root).as_posix() for path in (root / "constraints").glob("*.txt"))
     names = pkgutil.get_data("mlenv.data", "foundation.toml") or b""
     said = json.dumps([overrides, _settings(root)], sort_keys=True, default=str)
-    parts = [said.encode(), names, text.encode()]
+    indexes = _URL.sub(b"url", _bytes(root / "uv.toml"))  # URLs are in no digest
+    parts = [said.encode(), names, indexes, text.encode()]
     parts += [b"\0".join((path.encode(), _bytes(root / path))) for path in sorted({*inputs, *overlays})]
     whole = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
     return f"sha256:{whole.hexdigest()[:32]}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, cast
 
 from mlenv.errors import UsageError
+from mlenv.location import CONSTRAINTS, looks_compiled
 
 if TYPE_CHECKING:
     from mlenv.locking import Wish
@@ -53,6 +54,10 @@ class LockOptions:
             raise UsageError("--check asks nobody, and --verify-hashes asks the index", hint="run one after the other")
         if self.resolve and not self.check:
             raise UsageError("--resolve is about --check", hint="`mlenv lock --check --resolve`")
+        if self.output is not None and str(self.output) == "-":
+            raise UsageError("a lock is a file: -o - is not there", hint="`mlenv export` writes to standard output")
+        if self.output is not None and self.output in (*self.sources, *self.constraints):
+            raise UsageError(f"-o {self.output} is an input as well", hint="name another file for the lock")
         if len(self.sources) > 1 and self.output is None:
             raise UsageError("several files are named, and no output file", hint="add -o FILE")
 
@@ -72,6 +77,18 @@ class LockOptions:
         }
         return {key: value for key, value in given.items() if value}
 
+    def refuse_overwriting(self, project: Project) -> None:
+        """Raise UsageError where ``-o`` names a file that is no lock: an input, an overlay, somebody's program."""
+        if self.output is None:
+            return
+        path = project.settings.lock
+        inputs = {file.path for file in project.requirements.files}
+        text = project.lock_text or ""
+        if path in inputs or path.startswith(f"{CONSTRAINTS}/") or (text.strip() and not looks_compiled(text)):
+            raise UsageError(
+                f"-o {self.output} would write over a file that is no lock", hint="name another file for the lock"
+            )
+
     def wish(self, project: Project, overrides: Mapping[str, object]) -> Wish:
         """What is to be done with the pins that are there, and how the lock is written."""
         from mlenv.lockfile import Style
@@ -84,29 +101,45 @@ class LockOptions:
             refresh_hashes=self.refresh_hashes,
             style=Style(annotations=annotations, strip_extras=self.strip_extras),
             overrides=overrides,
-            command=" ".join(["mlenv lock", *self._lasting(project)]),
+            command=f"mlenv lock {self._from(project)}".rstrip(),
         )
 
-    def _lasting(self, project: Project) -> Iterator[str]:
+    def _from(self, project: Project) -> str:
+        """Those words with paths from the project's folder, so that the lock is the same from wherever it is made."""
+        if not (self.sources or self.output or self.constraints):
+            return self.lasting_words()
+        settings = project.settings
+        here = replace(
+            self,
+            sources=tuple(Path(path) for path in settings.requirements) if self.sources else (),
+            output=Path(settings.lock),
+            constraints=tuple(Path(path) for path in settings.constraints) if self.constraints else (),
+        )
+        return here.lasting_words()
+
+    def lasting_words(self) -> str:
         """The words that make the same lock another time, as pip-compile writes them."""
+        return " ".join(self._lasting())
+
+    def _lasting(self) -> Iterator[str]:
         if self.all_extras:
             yield "--all-extras"
         if self.no_annotate:
             yield "--no-annotate"
         elif self.annotation_style != "split":
             yield f"--annotation-style={self.annotation_style}"
-        settings = project.settings
-        yield from (f"--constraint={shlex.quote(path)}" for path in settings.constraints if self.constraints)
+        yield from (f"--constraint={shlex.quote(str(path))}" for path in self.constraints)
         yield from (f"--extra={name}" for name in self.extras)
         yield from (f"--group={name}" for name in self.groups)
-        if self.output is not None or self.sources:
-            yield f"--output-file={shlex.quote(settings.lock)}"
+        output = str(self.output) if self.output is not None else _lock_beside(tuple(map(str, self.sources)))
+        if output is not None:
+            yield f"--output-file={shlex.quote(output)}"
         if self.strip_extras:
             yield "--strip-extras"
         if self.universal:
             yield "--universal"
         yield from (f"--unsafe-package={name}" for name in self.unsafe)
-        yield from (shlex.quote(path) for path in settings.requirements if self.sources)
+        yield from (shlex.quote(str(path)) for path in self.sources)
 
 
 def _relative(path: Path, root: Path) -> str:

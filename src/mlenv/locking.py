@@ -13,9 +13,11 @@ from packaging.utils import canonicalize_name
 
 from mlenv import agreement, drift, freshness, heldback, lockfile, plan, platforms, resolution
 from mlenv.errors import ConflictError, FindingError, NoWheelError, ProjectError, ResolutionError, UsageError
+from mlenv.foundation import ROOT_NAMES
+from mlenv.location import CONSTRAINTS
 from mlenv.lockfile import Header, Pin, Style
 from mlenv.overlay import Overlay, contradictions
-from mlenv.project import CONSTRAINTS, Project
+from mlenv.project import Project
 from mlenv.proof import Prover
 from mlenv.report import Finding
 from mlenv.resolution import Change, Resolved, Source
@@ -141,9 +143,9 @@ def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred:
 
 
 @contextmanager
-def _beside(project: Project, uv: Uv, *, python: str, names: Iterable[str]) -> Iterator[Callable[[], Resolved]]:
+def _beside(project: Project, uv: Uv, *, python: str, names: Sequence[str]) -> Iterator[Callable[[], Resolved]]:
     """What would be without the overlays, resolved while the body resolves with them; the call waits for it."""
-    if project.settings.held_back == "off":
+    if project.settings.held_back == "off" or not names:  # a first lock doesn't know yet what only torch brings
         yield lambda: Resolved(backend="", source=Source(), foundation=(), application=())
         return
     question = _question(project, python=python, platform=project.settings.platforms[0], seed="")
@@ -166,7 +168,6 @@ def _on_platform(
     if not there:
         raise ProjectError(
             f"none of the backends {', '.join(o.backend for o in overlays)} has a build for {platform}",
-            path="pyproject.toml",
             hint=f"add an overlay that has one (`mlenv init --backend cpu`), or take {platform} out of platforms",
         )
     prover = Prover(
@@ -367,7 +368,8 @@ def _left_out(project: Project, parts: Iterable[_OnPlatform]) -> tuple[str, ...]
             wanted &= resolution.TORCH_FAMILY | set(resolution.brought_beside_torch(answer.foundation))
         names |= wanted
     if partial and project.lock is not None:
-        names |= {name for name in project.lock.excluded if project.names.owns(name)}
+        libraries = set(project.lock.excluded) - resolution.TORCH_FAMILY - set(ROOT_NAMES)
+        names |= {name for name in libraries if project.names.owns(name)}
     return tuple(sorted(names))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mlenv import lockfile
 from mlenv.errors import MlenvError, ProjectError, UsageError, did_you_mean
+from mlenv.location import CONSTRAINTS
 from mlenv.report import Finding
 from mlenv.settings import COMMAND_LINE, PROJECT_FILE, line_of
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from mlenv.overlay import Overlay
     from mlenv.requirements import Requirements
     from mlenv.settings import Settings
-
-CONSTRAINTS = "constraints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,11 +154,13 @@ class Project:
     def upload_bounds(self) -> str:
         """What uv.toml says of upload times, one ``key = value`` line each: it shapes the lock. Raises ProjectError."""
         text = read_text(self.root / "uv.toml", shown="uv.toml") or ""
-        if "exclude-newer" not in text:
+        if not text and not self.settings.index:
             return ""
-        from mlenv.indexes import parse
+        from mlenv.indexes import bind, parse
 
-        said = parse(text, path="uv.toml", folder=self.root).forwarded
+        found = parse(text, path="uv.toml", folder=self.root)
+        bind(self.settings.index, "any", found)  # raises where an index is not there
+        said = found.forwarded
         return "".join(f"{key} = {said[key]}\n" for key in sorted(said) if key.startswith("exclude-newer"))
 
     @cached_property

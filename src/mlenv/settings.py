@@ -454,6 +454,15 @@ def _each(pattern: str, what: str, hint: str) -> _Reader:
     return read
 
 
+def _canonical_each(pattern: str, what: str, hint: str) -> _Reader:
+    """The same, names spelled as they are compared."""
+
+    def read(place: _Place, value: object) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(_canonical, _each(pattern, what, hint)(place, value))))
+
+    return read
+
+
 def _names(place: _Place, value: object) -> tuple[str, ...]:
     found = _each(_NAME, "package name", "write names alone, without versions")(place, value)
     return tuple(dict.fromkeys(_canonical(item) for item in found))
@@ -466,7 +475,7 @@ def _platforms(place: _Place, value: object) -> tuple[str, ...]:
         if item not in known:
             hint = did_you_mean(item, known, otherwise=f"there are {', '.join(known)}")
             raise place.wrong(f"has {item!r}, which is no platform mlenv knows", hint=hint)
-    return PLATFORMS if "all" in found else found
+    return tuple(known for known in PLATFORMS if known in found or "all" in found)
 
 
 def _choice(*known: str) -> _Reader:
@@ -634,8 +643,8 @@ _READERS: Mapping[str, _Reader] = {
     "python": _python,
     "platforms": _some(_platforms),
     "requirements": _some(_files),
-    "extras": _each(rf"\*|{_NAME}", "extra", 'write names of extras, or "*" for all'),
-    "groups": _each(_NAME, "dependency group", "write names of [dependency-groups]"),
+    "extras": _canonical_each(rf"\*|{_NAME}", "extra", 'write names of extras, or "*" for all'),
+    "groups": _canonical_each(_NAME, "dependency group", "write names of [dependency-groups]"),
     "constraints": _files,
     "unsafe-packages": _names,
     "lock": _file,

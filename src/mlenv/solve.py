@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 from mlenv import indexes as index_module
 from mlenv import lockfile, resolution
-from mlenv.errors import MlenvError, PackageIndexError, ProjectError, ResolutionError, UnreachableError
+from mlenv.errors import ConflictError, MlenvError, PackageIndexError, ProjectError, ResolutionError, UnreachableError
 from mlenv.local_projects import LocalProject
 from mlenv.lockfile import Pin
 from mlenv.overlay import Overlay
@@ -141,9 +141,9 @@ def _of_stand_in(error: MlenvError, first: MlenvError) -> MlenvError:
     return _retold(error, f"{error.message}\n{first.message.splitlines()[0]}: the default index stood in")
 
 
-def _retold(error: ResolutionError, message: str) -> ResolutionError:
+def _retold(error: ResolutionError, message: str, *, hint: str | None = None) -> ResolutionError:
     """The same error in other words."""
-    told = type(error)(message, hint=error.hint)
+    told = type(error)(message, hint=hint or error.hint)
     told.detail = error.detail
     return told
 
@@ -214,6 +214,12 @@ def _with_source_hint(error: MlenvError, overlay: Overlay) -> MlenvError:
         return error  # whatever is missing, the network is what brings it
     if "has no wheels with a matching" in error.message:
         return ResolutionError(error.message, hint=f"change the Python, or the pins in {overlay.path}")
+    if isinstance(error, ConflictError) and "there is no version of" in error.message:
+        return _retold(
+            error,
+            f"the foundation of {overlay.backend} can't be had: {error.message}",
+            hint=f"change the pin in {overlay.path}, or move exclude-newer in uv.toml where it hides the release",
+        )
     if overlay.backend == "cpu":
         hint = "the default index has no CPU build for Linux; a CUDA backend also runs without a GPU: try --cuda13"
     else:

@@ -271,3 +271,71 @@ def test_a_backend_that_the_settings_name_wrongly_is_refused(world: World) -> No
     done = world.run("sync", "--cpu")
     assert done.code == 3, done
     assert "pyproject.toml:2: [tool.mlenv] unproven names cu999, and there is no constraints/cu999.txt" in done.err
+
+
+# --- what the third one broke, who looked at the lock ----------------------------------------------------------------
+
+
+def test_a_bound_on_upload_times_that_is_taken_away_is_noticed_too(world: World) -> None:
+    config = world.root / "uv.toml"
+    without = config.read_text()
+    config.write_text('exclude-newer = "2026-11-01T00:00:00Z"\n' + without)
+    assert world.run("lock").code == 0
+    assert world.run("lock", "--check").code == 0
+    config.write_text(without)
+    assert world.run("lock", "--check").code == 1
+
+
+@pytest.mark.parametrize("output", ["constraints/cpu.txt", "more.in", "train.py", "-", "dev.in"])
+def test_a_lock_is_written_over_nothing_that_is_no_lock(world: World, output: str) -> None:
+    files = {"dev.in": "-r more.in\n", "more.in": "demo-app\n", "train.py": "print('precious')\n"}
+    for path, text in files.items():
+        (world.root / path).write_text(text)
+    before = {path: (world.root / path).read_text() for path in (*files, "constraints/cpu.txt")}
+    done = world.run("lock", "dev.in", "-o", output)
+    assert done.code == 2, done
+    assert {path: (world.root / path).read_text() for path in before} == before
+
+
+def test_a_uv_toml_that_cannot_be_used_is_told_by_check_too(world: World) -> None:
+    with (world.root / "uv.toml").open("a") as file:
+        file.write("[[[\n")
+    assert world.run("lock", "--check").code == 3
+
+
+def test_the_hint_makes_the_lock_that_was_asked_about(world: World) -> None:
+    (world.root / "dev.in").write_text("demo-app\n")
+    assert world.run("lock", "dev.in").code == 0
+    (world.root / "dev.in").write_text("demo-app\nsympy\n")
+    done = world.run("lock", "dev.in", "--check")
+    assert "hint: run `mlenv lock --output-file=dev.txt dev.in`" in done.out, done
+
+
+def test_the_hint_names_the_project_that_was_asked_about(world: World) -> None:
+    (world.root / "requirements.in").write_text("demo-app\nsympy\n")
+    away = world.root.parent
+    done = world.program("lock", "--check", "--project", world.root.name, cwd=away, env=world.variables)
+    assert f"hint: run `mlenv --project {world.root.name} lock`" in done.out, done
+
+
+def test_the_order_of_platforms_is_of_no_consequence(world: World) -> None:
+    world.configure('platforms = ["linux-x86_64", "windows-x86_64"]\n')
+    assert world.run("lock").code == 0
+    world.configure('platforms = ["windows-x86_64", "linux-x86_64"]\n')
+    done = world.run("lock", "--check")
+    assert done.code == 0, done
+
+
+def test_an_overlays_root_that_went_leaves_the_footer(world: World) -> None:
+    overlays = [world.root / f"constraints/{backend}.txt" for backend in ("cpu", "cu130")]
+    for overlay in overlays:
+        overlay.write_text("".join(line for line in overlay.open() if not line.startswith("torchvision")))
+    assert world.run("lock").code == 0
+    assert "# torchvision" not in (world.root / "requirements.txt").read_text()
+
+
+def test_a_dry_run_says_that_a_missing_lock_would_be_made(world: World) -> None:
+    (world.root / "requirements.txt").unlink()
+    done = world.run("sync", "--cpu", "--dry-run")
+    assert (done.code, "would make requirements.txt" in done.out) == (0, True), done
+    assert not (world.root / "requirements.txt").exists()

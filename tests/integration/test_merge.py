@@ -190,11 +190,13 @@ def test_a_conflict_in_the_requirements_is_for_a_human(two: Branches) -> None:
         two.lock()
         two.repository.commit(name)
     assert two.repository.try_git("merge", "third").code == 1
-    assert conflict_told(two)
-    before = two.text
-    done = two.world.run("lock")
     lines = (two.world.root / "requirements.in").read_text().splitlines()
     line = next(number for number, text in enumerate(lines, 1) if text.startswith("<<<<<<<"))
+    told = [text for text in two.check().out.splitlines() if text.startswith(("error: ", "hint: "))]
+    assert told[0] == f"error: requirements.in:{line}: a conflict marker of git was left here"
+    assert "hint: resolve the merge, then run `mlenv lock`" in told
+    before = two.text
+    done = two.world.run("lock")
     assert (done.code, f"error: requirements.in:{line}: " in done.err, two.text) == (3, True, before), done
 
 

@@ -105,8 +105,11 @@ def test_settings_that_are_no_toml_are_no_yes(root: Path) -> None:
     assert freshness.unchanged(root, {}) is None
 
 
-def test_uv_toml_counts_only_where_it_bounds_upload_times(root: Path) -> None:
-    (root / "uv.toml").write_text('[[index]]\nname = "a"\nurl = "https://mirror.example"\nexplicit = true\n')
+def test_of_uv_toml_all_but_the_urls_counts(root: Path) -> None:
+    (root / "uv.toml").write_text('[[index]]\nname = "a"\nurl = "https://one.example"\nexplicit = true\n')
+    assert freshness.unchanged(root, {}) is None
+    stamp(root)
+    (root / "uv.toml").write_text('[[index]]\nname = "a"\nurl = "https://two.example"\nexplicit = true\n')
     assert freshness.unchanged(root, {}) is not None
-    (root / "uv.toml").write_text('exclude-newer = "2026-11-01T00:00:00Z"\n')
+    (root / "uv.toml").unlink()
     assert freshness.unchanged(root, {}) is None

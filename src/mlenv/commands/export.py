@@ -8,9 +8,10 @@ from pathlib import Path
 from mlenv import build, drift, lockfile, plan
 from mlenv.build import Wanted
 from mlenv.errors import FindingError, UsageError
+from mlenv.location import CONSTRAINTS
 from mlenv.machine import Machine
 from mlenv.plan import Plan
-from mlenv.project import CONSTRAINTS, Project
+from mlenv.project import Project
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Uv
 

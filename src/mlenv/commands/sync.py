@@ -98,6 +98,10 @@ def check(project: Project, machine: Machine, uv: Uv, request: Request) -> Outco
 def dry_run(project: Project, uv: Uv, machine: Machine, request: Request, *, progress: Progress) -> Outcome:
     """What ``sync`` would do; writes nothing."""
     project = project.of_lock(request.backend)
+    if project.lock_text is None and not request.locked:
+        made = locking.make(project, uv, Wish(), progress=progress)
+        text = f"would make {project.settings.lock} ({len(made.pins)} packages), then build {request.environment.shown}"
+        return Outcome(text=text, data={"action": "lock", "backend": request.backend})
     _require_current(project, project.settings.lock)
     state = _look(project, uv, machine, request)
     intact = None if request.rebuild else _reusable(state, progress=progress)
