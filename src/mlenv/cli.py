@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -122,6 +121,8 @@ class Session:
 
     def _hinted(self, hint: str) -> str:
         """The hint, its commands such that they do it from this folder and for the lock that was asked for."""
+        import shlex
+
         here = f"`mlenv --project {shlex.quote(str(self.folder))} " if self.folder is not None else "`mlenv "
         with_words = (
             re.sub("`mlenv lock`", lambda _: f"`mlenv lock {self.lock_words}`", hint) if self.lock_words else hint
@@ -412,10 +413,11 @@ def lock_command(session: Session, *, wait: float, **options: Any) -> None:
     asked = LockOptions(**options)
     asked.refuse_contradictions()
     overrides = asked.overrides(session.root)
+    only_looked = asked.check and not asked.resolve
+    if only_looked and (found := freshness.unchanged(session.root, overrides)) is not None:
+        session.show(lock.current(*found))
     session.lock_words = asked.lasting_words()
-    if asked.check and not asked.resolve:
-        if (found := freshness.unchanged(session.root, overrides)) is not None:
-            session.show(lock.current(*found))
+    if only_looked:
         # A hook's answer depends on the project's files and its arguments alone.
         session.environ = {name: value for name, value in session.environ.items() if not name.startswith("MLENV_")}
         session.show(lock.check(session.project(overrides, machine_files=False)))

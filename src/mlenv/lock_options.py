@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -122,6 +121,8 @@ class LockOptions:
         return " ".join(self._lasting())
 
     def _lasting(self) -> Iterator[str]:
+        import shlex
+
         if self.all_extras:
             yield "--all-extras"
         if self.no_annotate:
