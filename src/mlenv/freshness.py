@@ -53,6 +53,11 @@ def unchanged(root: Path, overrides: Mapping[str, object]) -> tuple[str, int] | 
     return name, len(_PIN.findall(text))
 
 
+def in_words(name: str, packages: int) -> str:
+    """What is said of a lock that is current."""
+    return f"{name} is current ({packages} packages)"
+
+
 def _fingerprint(text: str, root: Path, inputs: Iterable[str], overrides: Mapping[str, object]) -> str:
     """Of the lock, everything that it is made from, and the names that mlenv takes for foundation."""
     overlays = (path.relative_to(root).as_posix() for path in (root / "constraints").glob("*.txt"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -196,3 +198,16 @@ def test_requirements_that_cannot_be_used_are_exit_3(locked: Locked) -> None:
 def test_a_lock_that_is_no_text_is_exit_3(locked: Locked) -> None:
     (locked.root / "requirements.txt").write_bytes(b"\xff\xfe\x00")
     assert locked.check().code == 3
+
+
+def test_the_quick_yes_imports_no_command_line_parser(locked: Locked) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "mlenv", "lock", "--check"],
+        cwd=locked.root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("requirements.txt is current (")
+    assert "mlenv.freshness" in done.stderr
+    assert "click" not in done.stderr

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mlenv import freshness
 from mlenv.report import Finding, Outcome
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ Progress = Callable[[str], None]
 
 def current(name: str, packages: int) -> Outcome:
     """The lock is current."""
-    return Outcome(text=f"{name} is current ({packages} packages)", data={"current": True})
+    return Outcome(text=freshness.in_words(name, packages), data={"current": True})
 
 
 def check(project: Project) -> Outcome:
@@ -107,7 +108,7 @@ def _what_happened(part: Project, new: NewLock, *, dry_run: bool, seconds: float
 
 def _current(project: Project, part: Project) -> str:
     pins = part.lock.pins if part.lock is not None else ()
-    told = f"{part.settings.lock} is current ({len(pins)} packages)"
+    told = freshness.in_words(part.settings.lock, len(pins))
     return "\n".join([told, *(_differences(part, project.lock.pins, pins) if part.alone and project.lock else ())])
 
 
