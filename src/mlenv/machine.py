@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args
 
 from mlenv.errors import ProjectError
@@ -22,7 +22,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One NVIDIA GPU. ``index`` is NVML's (PCI bus order); ``visible`` says whether CUDA programs see it here."""
+    """One NVIDIA GPU. ``index`` is NVML's (PCI bus order); ``visible`` says whether CUDA programs see it here.
+
+    ``mig`` has the UUIDs of its MIG instances; with MIG on, CUDA programs see those and not the whole GPU.
+    """
 
     index: int
     name: str
@@ -30,23 +33,27 @@ class Gpu:
     memory_mib: int | None
     compute_capability: tuple[int, int]
     visible: bool
+    mig: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """One machine. ``cuda`` is the newest CUDA its driver supports; ``findings`` are what is wrong with its driver.
 
-    On WSL2 ``driver`` is the number of the driver of Windows.
+    On WSL2 ``driver`` is the number of the driver of Windows. ``jetson`` is NVIDIA's board with an integrated GPU.
+    ``facts`` are what installed plugins saw, by their own names.
     """
 
     os: OperatingSystem
     arch: Architecture
     wsl: bool = False
     container: bool = False
+    jetson: bool = False
     driver: str | None = None
     cuda: tuple[int, int] | None = None
     gpus: tuple[Gpu, ...] = ()
     findings: tuple[Finding, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def platform(self) -> str:
@@ -70,11 +77,17 @@ class Machine:
             "arch": self.arch,
             "wsl": self.wsl,
             "container": self.container,
+            "jetson": self.jetson,
             "driver": self.driver,
             "cuda": None if self.cuda is None else dotted(self.cuda),
-            "gpus": [{**vars(gpu), "compute_capability": dotted(gpu.compute_capability)} for gpu in self.gpus],
+            "gpus": [_gpu_as_json(gpu) for gpu in self.gpus],
             "findings": [found.as_json() for found in self.findings],
+            "facts": dict(self.facts),
         }
+
+
+def _gpu_as_json(gpu: Gpu) -> dict[str, Any]:
+    return {**vars(gpu), "compute_capability": dotted(gpu.compute_capability), "mig": list(gpu.mig)}
 
 
 def dotted(version: tuple[int, int]) -> str:
@@ -129,6 +142,20 @@ def _by_uuid(word: str, devices: Sequence[Sequence[str]]) -> int | None:
     return named[0] if len(named) == 1 else None
 
 
+def parse(text: str, *, path: str) -> Machine:
+    """The machine in a file: what ``mlenv detect --json`` printed, or the machine alone. Raises ProjectError."""
+    import json
+
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        hint = "write what `mlenv detect --json` printed there into it"
+        raise ProjectError(f"is not JSON: {error}", path=path, hint=hint) from error
+    if isinstance(data, dict) and isinstance(data.get("machine"), dict):
+        data = data["machine"]
+    return from_json(data, path=path)
+
+
 def from_json(data: object, *, path: str | None = None) -> Machine:
     """The machine that JSON values describe: what ``as_json`` gave, or a description written by hand.
 
@@ -142,10 +169,12 @@ def from_json(data: object, *, path: str | None = None) -> Machine:
         arch=read.get("arch", _one_of(get_args(Architecture))),
         wsl=read.get("wsl", _boolean, default=False),
         container=read.get("container", _boolean, default=False),
+        jetson=read.get("jetson", _boolean, default=False),
         driver=read.get("driver", _optional(_string), default=None),
         cuda=read.get("cuda", _optional(_version), default=None),
         gpus=tuple(_gpu(item, index) for index, item in enumerate(read.items("gpus"))),
         findings=tuple(_finding(item) for item in read.items("findings")),
+        facts=read.get("facts", _texts_by_name, default={}),
     )
 
 
@@ -158,6 +187,7 @@ def _gpu(read: _Reader, position: int) -> Gpu:
         memory_mib=read.get("memory_mib", _optional(_integer), default=None),
         compute_capability=read.get("compute_capability", _version),
         visible=read.get("visible", _boolean, default=True),
+        mig=read.get("mig", _texts, default=()),
     )
 
 
@@ -262,3 +292,15 @@ def _one_of(words: Sequence[Any]) -> Callable[[object], Any]:
         return value
 
     return convert
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError("a list of texts")
+    return tuple(value)
+
+
+def _texts_by_name(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(item, str) for item in (*value, *value.values())):
+        raise ValueError("a table of texts")
+    return value

@@ -301,6 +301,7 @@ def _gpu(device: _Device, visible: bool) -> Gpu:  # noqa: FBT001
         memory_mib=device.memory_mib,
         compute_capability=device.compute_capability,
         visible=visible,
+        mig=device.uuids[1:],
     )
 
 
