@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from importlib import resources
 from pathlib import Path
@@ -15,15 +15,15 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from mlenv import drift, gate, lockfile, plan, platforms, resolution, solve
+from mlenv import drift, gate, lockfile, plan, planning, platforms
 from mlenv import indexes as index_module
-from mlenv.errors import EnvironmentBuildError, FindingError, MlenvError, ProjectError
+from mlenv.errors import EnvironmentBuildError, MlenvError
 from mlenv.machine import Machine
 from mlenv.overlay import meaning
 from mlenv.plan import Plan
 from mlenv.project import Project
+from mlenv.record import digest_text
 from mlenv.report import Finding
-from mlenv.solve import Question
 from mlenv.system import generation, inventory, process
 from mlenv.system import uv as uv_module
 from mlenv.system.generation import Generation
@@ -82,7 +82,7 @@ def key_of(project: Project, wanted: Wanted, *, platform: str) -> str:
     """The digest of everything that decides what the environment holds. URLs and machine names are not in it."""
     lock = project.lock_text or ""
     status = wanted.interpreter.resolve().stat()
-    parts = {
+    parts: dict[str, object] = {
         "scheme": KEY_SCHEME,
         "backend": wanted.backend,
         "overlay": meaning(project.overlay(wanted.backend)),
@@ -90,66 +90,14 @@ def key_of(project: Project, wanted: Wanted, *, platform: str) -> str:
         "python": [str(wanted.interpreter.resolve()), status.st_size, status.st_mtime_ns],
         "platform": platform,
         "extras": sorted(wanted.extras),
-        "foundation": [drift.settings(project), *_asked_of_foundation(project)],
+        "foundation": [drift.settings(project), *planning.asked_of_foundation(project)],
         "local": [[local.line_for_uv(), local.content_digest] for local in project.requirements.local_projects],
     }
+    if project.channel != "stable":
+        parts["channel"] = project.channel
+    if (record := project.record(wanted.backend)) is not None:
+        parts["record"] = hashlib.sha256(digest_text(record).encode()).hexdigest()
     return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _asked_of_foundation(project: Project) -> list[str]:
-    """The direct requirements that the foundation owns (``torchcodec``, ``torch>=2.6``): they are in no lock."""
-    direct = (entry.requirement for _, entry in project.requirements.direct)
-    return sorted({str(asked) for asked in direct if project.names.owns(asked.name)})
-
-
-def make_plan(project: Project, uv: Uv, wanted: Wanted, *, platform: str) -> tuple[Plan, tuple[str, ...]]:
-    """Resolve the foundation with the lock's pins, for this machine's Python; every file with URL and hash.
-
-    Returns the plan and what is worth saying about its source.
-    """
-    lock = project.lock
-    assert lock is not None
-    header = lock.header
-    python = header.python if header else project.target_python[0]
-    pins = lockfile.applying(lock.pins, platforms.environment(platform, python))
-    files = {"lock.txt": lockfile.render_pins(replace(pin, via=(), hashes=(), marker=None) for pin in pins)}
-    files["asked.txt"] = "".join(f"{line}\n" for line in _asked_of_foundation(project))
-    if wanted.extras:
-        files["with.txt"] = "".join(f"{extra}\n" for extra in wanted.extras)
-    question = Question(
-        files=files,
-        sources=tuple(files),
-        python=python,
-        interpreter=wanted.interpreter,
-        platform=None,
-        direct=frozenset(pin.name for pin in pins),
-    )
-    resolved = solve.resolve_backend(project, uv, project.overlay(wanted.backend), question, platform=platform)
-    clash = resolution.collision(resolved)
-    if clash is not None:
-        raise FindingError(
-            f"{clash[0].name} and {clash[1].name} are two CUDA families of one library "
-            "and overwrite each other's files",
-            hint="run `mlenv lock`: it names what brought each",
-        )
-    locked = {pin.name for pin in pins}
-    additions = {pin.name for pin in resolved.application} - locked if wanted.extras else set()
-    built = {canonicalize_name(n) for n in (*project.settings.build, *project.settings.build_against_foundation)}
-    made = plan.make(resolved, lock=pins, built=built, extra=additions)
-    _refuse_built_against(project, made)
-    return made, resolved.notes
-
-
-def _refuse_built_against(project: Project, made: Plan) -> None:
-    """Building against the installed foundation is not there yet; without it such a package fails in the middle."""
-    names = {canonicalize_name(name) for name in project.settings.build_against_foundation}
-    for package in made.packages:
-        if package.name in names and not package.table.get("wheels"):
-            raise ProjectError(
-                f"{package.name} has to be built against the foundation, which `mlenv sync` can't do yet",
-                path="pyproject.toml",
-                hint="require a release that has a wheel, or build it by hand into an index of your own",
-            )
 
 
 def saved_plan(found: Generation) -> Plan | None:

@@ -252,6 +252,7 @@ def _backend_options(function: Callable[..., None]) -> Callable[..., None]:
 
 @cli.command("sync")
 @_backend_options
+@click.option("--nightly", is_flag=True, help="The foundation, and nothing else, from the nightly channel.")
 @click.option("--force", is_flag=True, help="Take the backend asked for even if this machine can't run it.")
 @click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 @click.option("--check", is_flag=True, help="Exit 1 where the environment differs; write nothing.")
@@ -285,6 +286,7 @@ def sync_command(
     *,
     backend: str | None,
     request: str | None,
+    nightly: bool,
     force: bool,
     dry_run: bool,
     check: bool,
@@ -306,12 +308,13 @@ def sync_command(
     mlenv sync --cuda13        the newest CUDA 13 backend that runs here
     mlenv sync --check         for CI: is .venv what it should be?
     mlenv sync --with ipdb     with something of your own, in no lock
+    mlenv sync --nightly       torch of the nightly channel; the lock stays as it is
     """
     from mlenv import selection
     from mlenv.build import Verify
     from mlenv.commands import sync
 
-    project = session.project()
+    project = session.project().of_channel("nightly" if nightly else "stable")
     machine = session.machine()
     chosen = selection.select(project, machine, backend=backend, flag=request, force=force)
     for note in chosen.notes:
@@ -455,19 +458,169 @@ def run_command(session: Session, *, environment: Path | None, words: tuple[str,
 @click.option(
     "--backend", "backends", multiple=True, metavar="B", help="Write the overlay of this backend; repeatable."
 )
+@click.option("--nightly", is_flag=True, help="Add the indexes of the nightly channel, too.")
 @click.option("--python", metavar="VERSION", help="The Python the lock is for.")
 @command()
-def init_command(session: Session, *, backends: tuple[str, ...], python: str | None) -> None:
+def init_command(session: Session, *, backends: tuple[str, ...], nightly: bool, python: str | None) -> None:
     """Write what is missing: overlays, indexes, settings, a starting requirements.in. Overwrites nothing.
 
     \b
     mlenv init                          overlays for cpu, cu126, cu130 and cu132
     mlenv init --backend cu128          one more
+    mlenv init --nightly                the indexes for `mlenv sync --nightly`
     """
     from mlenv.commands import init
 
     root = (session.folder or Path.cwd()).resolve()
-    session.show(init.init(root, backends=backends, python=python))
+    session.show(
+        init.init(root, backends=backends, channels=("stable", "nightly") if nightly else ("stable",), python=python)
+    )
+
+
+@cli.group("foundation")
+def foundation_group() -> None:
+    """What exists for each backend, and what the overlays and records hold.
+
+    \b
+    mlenv foundation list          releases of torch for each backend
+    mlenv foundation upgrade       move the overlays to the newest
+    mlenv foundation record        write constraints/pylock.<backend>.toml: every file with its hash
+    mlenv foundation diff A B      two records, a record and an environment, or two machines
+    """
+
+
+_BACKENDS = click.option("--backend", "backends", multiple=True, metavar="B", help="This backend only; repeatable.")
+_NIGHTLY = click.option("--nightly", is_flag=True, help="The nightly channel.")
+_DRY_RUN = click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+_WAIT = click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="Wait for another mlenv.",
+)
+
+
+@foundation_group.command("list")
+@_BACKENDS
+@command()
+def foundation_list_command(session: Session, *, backends: tuple[str, ...]) -> None:
+    """What exists for each backend, for the target Python and platforms.
+
+    The sources of the overlays are asked for their newest torch; the other releases are those mlenv knows.
+
+    \b
+    mlenv foundation list
+    mlenv foundation list --offline     what is known, nobody asked
+    """
+    from mlenv.commands import foundation_list
+
+    session.show(foundation_list.list_releases(session.project(), session.uv(), backends=backends))
+
+
+@foundation_group.command("upgrade")
+@_BACKENDS
+@_NIGHTLY
+@click.option("--fit", is_flag=True, help="The newest at which nothing in requirements.in is held back.")
+@_DRY_RUN
+@_WAIT
+@command()
+def foundation_upgrade_command(
+    session: Session, *, backends: tuple[str, ...], nightly: bool, fit: bool, dry_run: bool, wait: float
+) -> None:
+    """Move the overlays to the newest releases that exist, with the torchvision and torchaudio that belong to them.
+
+    Comments stay, and the difference is shown. The lock is not touched: run `mlenv lock` then.
+
+    \b
+    mlenv foundation upgrade                            every overlay
+    mlenv foundation upgrade --backend cu130 --dry-run  what would change
+    mlenv foundation upgrade --fit                      as new as requirements.in allows
+    mlenv foundation upgrade --nightly --backend cu132  today's nightlies, for `mlenv sync --nightly`
+    """
+    from datetime import date
+
+    from mlenv.commands import foundation_upgrade
+
+    if nightly and (fit or not backends):
+        problem = "--fit is for releases" if fit else "--nightly moves the nightlies of one backend"
+        raise UsageError(problem, hint="name it: `mlenv foundation upgrade --nightly --backend cu132`")
+    project, uv, say = session.project(), session.uv(), session.progress
+    if nightly:
+        session.show(
+            foundation_upgrade.upgrade_nightly(
+                project.of_channel("nightly"),
+                uv,
+                backends=backends,
+                dry_run=dry_run,
+                wait=wait,
+                today=date.today(),
+                progress=say,
+            )
+        )
+    session.show(
+        foundation_upgrade.upgrade(project, uv, backends=backends, fit=fit, dry_run=dry_run, wait=wait, progress=say)
+    )
+
+
+@foundation_group.command("record")
+@_BACKENDS
+@_NIGHTLY
+@_DRY_RUN
+@_WAIT
+@command()
+def foundation_record_command(
+    session: Session, *, backends: tuple[str, ...], nightly: bool, dry_run: bool, wait: float
+) -> None:
+    """Write the foundation of each backend as files with hashes: constraints/pylock.<backend>.toml.
+
+    `mlenv sync` then installs exactly these files, on every machine, and refuses where lock and record don't fit.
+
+    \b
+    mlenv foundation record
+    mlenv foundation record --backend cu130
+    """
+    from datetime import date
+
+    from mlenv.commands import foundation_record
+
+    if nightly and not backends:
+        raise UsageError("--nightly records one backend", hint="add --backend B")
+    session.show(
+        foundation_record.write_records(
+            session.project().of_channel("nightly" if nightly else "stable"),
+            session.uv(),
+            backends=backends,
+            dry_run=dry_run,
+            wait=wait,
+            today=date.today(),
+            progress=session.progress,
+        )
+    )
+
+
+@foundation_group.command("diff")
+@click.argument("one", metavar="A")
+@click.argument("other", metavar="[B]", required=False)
+@command(machine=True)
+def foundation_diff_command(session: Session, *, one: str, other: str | None) -> None:
+    """What differs between two foundations; exit status 1 where anything does.
+
+    A and B are backends that have a record, records, environments, or machines (`mlenv detect --json > FILE`, which
+    also tells what is installed). Without B it is the project's environment.
+
+    \b
+    mlenv foundation diff cu130                     the record and .venv
+    mlenv foundation diff cu130 cu132               two records
+    mlenv foundation diff mine.json theirs.json     "works on my machine"
+    """
+    from mlenv import selection
+    from mlenv.commands import foundation_diff
+
+    project = session.project()
+    second = other or str(selection.environment(project, None, asked=None).path)
+    session.show(foundation_diff.diff(project, one, second, platform=session.machine().platform))
 
 
 def _on_terminate(number: int, frame: object) -> None:

@@ -15,11 +15,11 @@ from packaging.version import Version
 
 from mlenv import solve
 from mlenv.errors import MlenvError, ResolutionError
-from mlenv.overlay import Overlay
+from mlenv.overlay import Overlay, without_label
 from mlenv.project import Project
 from mlenv.proof import Prover
 from mlenv.report import Finding
-from mlenv.resolution import NAMES_FILE, Resolved, without_label
+from mlenv.resolution import NAMES_FILE, Resolved
 from mlenv.solve import Question
 from mlenv.system.uv import Uv
 

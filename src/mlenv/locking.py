@@ -116,7 +116,7 @@ def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred:
         for platform in project.settings.platforms:
             earlier = [pin for part in parts.values() for pin in _preferable(part)]
             seed = _seed((*preferred, *old, *earlier), platforms.environment(platform, python))
-            question = _question(project, python=python, platform=platform, seed=seed)
+            question = question_of(project, python=python, platform=platform, seed=seed)
             parts[platform] = _on_platform(project, uv, wish, overlays, question, progress=progress)
         held_back = _held_back(project, parts, free=free, progress=progress)
     pins = _application(project, parts)
@@ -148,7 +148,7 @@ def _beside(project: Project, uv: Uv, *, python: str, names: Sequence[str]) -> I
     if project.settings.held_back == "off" or not names:  # a first lock doesn't know yet what only torch brings
         yield lambda: Resolved(backend="", source=Source(), foundation=(), application=())
         return
-    question = _question(project, python=python, platform=project.settings.platforms[0], seed="")
+    question = question_of(project, python=python, platform=project.settings.platforms[0], seed="")
     foundation = project.lock.excluded if project.lock else ()
     with ThreadPoolExecutor(max_workers=1) as pool:
         started = pool.submit(heldback.without_foundation, project, uv, question, names=names, foundation=foundation)
@@ -312,7 +312,8 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else "add it to requirements.in first"
 
 
-def _question(project: Project, *, python: str, platform: str, seed: str) -> Question:
+def question_of(project: Project, *, python: str, platform: str, seed: str) -> Question:
+    """What is put to uv for one platform: the requirements; ``seed`` has the pins that are preferred."""
     requirements = project.requirements
     return Question(
         files=requirements.mirror(),

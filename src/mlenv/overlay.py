@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import Specifier
+from packaging.specifiers import Specifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from mlenv.catalogue import Channel
 from mlenv.errors import ProjectError
 from mlenv.foundation import ROOT_NAMES
 from mlenv.requirement_lines import canonical
 from mlenv.requirements import named_lines
 
+NIGHTLY = "nightly-"
+"""What the file name of a nightly overlay starts with: ``constraints/nightly-cu132.txt``."""
+
 _STEM = r"[a-z0-9][a-z0-9.]*"
+_PIN = r"\s*(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*===?\s*(?P<version>[A-Za-z0-9.!+_-]+)"
 _BUILD = r"(cpu|xpu|cu\d+|rocm\d+(?:\.\d+)*)(?![a-z0-9])"
 
 
@@ -43,11 +48,12 @@ class Constraint:
 
 @dataclass(frozen=True, kw_only=True)
 class Overlay:
-    """The constraints of one backend; ``path`` is POSIX and relative to the project."""
+    """The constraints of one backend in one channel; ``path`` is POSIX and relative to the project."""
 
     backend: str
     path: str
     constraints: tuple[Constraint, ...]
+    channel: Channel = "stable"
 
     def roots(self, extra_roots: Iterable[str] = ()) -> tuple[Requirement, ...]:
         """The exact pins of torch, torchvision, torchaudio, tensorflow, jax and of ``extra_roots``, in file order.
@@ -99,10 +105,13 @@ class Overlay:
 def parse_overlay(root: Path, path: str) -> Overlay:
     """Read the overlay at ``path`` (relative to the project ``root``); its file name is the backend.
 
+    ``nightly-<backend>.txt`` is the one of the nightly channel.
+
     Raises ProjectError with file and line: lines that are no plain constraint, roots without exact pin, labels of
     another backend, pins that contradict each other.
     """
-    backend = Path(path).name.removesuffix(".txt")
+    stem = Path(path).name.removesuffix(".txt")
+    backend = stem.removeprefix(NIGHTLY)
     lines = named_lines(root, path, what="an overlay")
     constraints = tuple(Constraint(requirement=entry.requirement, line=entry.line) for entry in lines)
     for entry in constraints:
@@ -113,7 +122,8 @@ def parse_overlay(root: Path, path: str) -> Overlay:
     for first, second in (pair for entries in by_name.values() for pair in combinations(entries, 2)):
         _require_agreement(first, second, path)
     _require_pinned_roots(constraints, path)
-    return Overlay(backend=backend, path=path, constraints=constraints)
+    channel: Channel = "stable" if stem == backend else "nightly"
+    return Overlay(backend=backend, path=path, constraints=constraints, channel=channel)
 
 
 def load_overlays(root: Path, folder: str = "constraints") -> Mapping[str, Overlay]:
@@ -156,6 +166,52 @@ def _exclude(first: Constraint, second: Constraint) -> bool:
         return False
     pins = [(one.pin, other) for one, other in ((first, second), (second, first)) if one.pin is not None]
     return any(not other.requirement.specifier.contains(pin, prereleases=True) for pin, other in pins)
+
+
+def rewritten(text: str, versions: Mapping[str, str], *, without: Collection[str] = ()) -> str:
+    """The text of an overlay with the pins in ``versions`` (canonical name → public version) moved.
+
+    Comments, order, markers and everything else stay; a pin that carries a build keeps it. The lines of the names in
+    ``without`` become comments.
+    """
+    lines = []
+    for line in text.splitlines(keepends=True):
+        found = re.match(_PIN, line)
+        name = canonicalize_name(found["name"]) if found else ""
+        version = versions.get(name)
+        if found is not None and name in without:
+            line = f"# {line}"
+        elif found is not None and version is not None:
+            label = found["version"].partition("+")[1:]
+            line = f"{line[: found.start('version')]}{version}{''.join(label)}{line[found.end('version') :]}"
+        lines.append(line)
+    return "".join(lines)
+
+
+def moved(overlay: Overlay, versions: Mapping[str, str], *, without: Collection[str] = ()) -> Overlay:
+    """The overlay with the pins in ``versions`` (canonical name → public version) moved and some names left out."""
+    constraints = tuple(
+        replace(entry, requirement=_moved(entry.requirement, versions[entry.name]))
+        if entry.pin is not None and entry.name in versions
+        else entry
+        for entry in overlay.constraints
+        if entry.name not in without
+    )
+    return replace(overlay, constraints=constraints)
+
+
+def _moved(requirement: Requirement, version: str) -> Requirement:
+    copy = Requirement(str(requirement))
+    label = Version(_pin(requirement) or "0").local
+    copy.specifier = SpecifierSet(f"=={version}+{label}" if label else f"=={version}")
+    return copy
+
+
+def without_label(requirement: Requirement) -> Requirement:
+    """``torch==2.14.1+cu130`` as ``torch==2.14.1``: the default index publishes no local labels."""
+    bare = Requirement(str(requirement))
+    bare.specifier = SpecifierSet(",".join(f"{s.operator}{s.version.split('+')[0]}" for s in requirement.specifier))
+    return bare
 
 
 def meaning(overlay: Overlay) -> str:

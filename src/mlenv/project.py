@@ -17,11 +17,12 @@ from mlenv.report import Finding
 from mlenv.settings import COMMAND_LINE, PROJECT_FILE, line_of
 
 if TYPE_CHECKING:
-    from mlenv.catalogue import Catalogue
+    from mlenv.catalogue import Catalogue, Channel
     from mlenv.foundation import FoundationNames
     from mlenv.indexes import Indexes
     from mlenv.lockfile import Lock, Pin
     from mlenv.overlay import Overlay
+    from mlenv.record import Record
     from mlenv.requirements import Requirements
     from mlenv.settings import Settings
 
@@ -31,6 +32,7 @@ class Project:
     """One project. ``notes`` are what the settings had to say. Files are read at first use; errors name them.
 
     ``alone`` is the backend whose own lock it is looked at through, beside ``main_lock``; None for the main lock.
+    ``channel`` is where its foundation comes from. ``tried`` are overlays that take the place of the files'.
     ``tell`` is called with what a file that is read had to say.
     """
 
@@ -40,6 +42,8 @@ class Project:
     notes: tuple[Finding, ...] = ()
     alone: str | None = None
     main_lock: str = ""
+    tried: Mapping[tuple[Channel, str], Overlay] = field(default_factory=dict)
+    channel: Channel = "stable"
     tell: Callable[[Finding], None] = field(default=lambda _: None, repr=False, compare=False)
 
     @property
@@ -103,7 +107,8 @@ class Project:
         for keys, name in self._named_backends():
             if name not in found:
                 raise self._no_overlay(keys, name, found)
-        return {name: found[name] for name in (self.settings.backends or found)}
+        chosen = {name: found[name] for name in (self.settings.backends or found)}
+        return {name: self.tried.get(("stable", name), overlay) for name, overlay in chosen.items()}
 
     def _named_backends(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Every backend that the settings name, with the keys that do."""
@@ -195,8 +200,46 @@ class Project:
             return _minor(lines[0].removeprefix("cpython-").removeprefix("cpython@")), ".python-version"
         return f"{sys.version_info.major}.{sys.version_info.minor}", "the Python that runs mlenv"
 
+    def of_channel(self, channel: Channel) -> Project:
+        """The project with the foundation of another channel."""
+        return replace(self, channel=channel)
+
+    def trying(self, overlay: Overlay) -> Project:
+        """The project as it would be with another overlay, in that overlay's channel."""
+        tried = {**self.tried, (overlay.channel, overlay.backend): overlay}
+        return replace(self, channel=overlay.channel, tried=tried)
+
+    def nightly_overlay(self, backend: str) -> Overlay | None:
+        """The pins of the nightly channel, or None where there are none yet. Raises ProjectError."""
+        from mlenv.overlay import NIGHTLY, parse_overlay
+
+        if (tried := self.tried.get(("nightly", backend))) is not None:
+            return tried
+        path = f"{CONSTRAINTS}/{NIGHTLY}{backend}.txt"
+        return parse_overlay(self.root, path) if (self.root / path).exists() else None
+
+    def record_path(self, backend: str) -> str:
+        """Where the record of a backend is, in this channel; POSIX, relative to the project."""
+        return f"{CONSTRAINTS}/pylock.{'' if self.channel == 'stable' else 'nightly-'}{backend}.toml"
+
+    def record(self, backend: str) -> Record | None:
+        """The record of a backend in this channel, or None where there is none. Raises ProjectError."""
+        from mlenv import record
+
+        path = self.record_path(backend)
+        text = read_text(self.root / path, shown=path)
+        return None if text is None else record.parse(text, path=path)
+
     def overlay(self, backend: str) -> Overlay:
-        """The overlay of ``backend``. Raises ProjectError where there is none."""
+        """The overlay of ``backend`` in this channel. Raises ProjectError where there is none."""
+        if self.channel == "nightly":
+            found = self.nightly_overlay(backend)
+            if found is not None:
+                return found
+            raise ProjectError(
+                f"backend {backend} has no nightly overlay: {CONSTRAINTS}/nightly-{backend}.txt is missing",
+                hint=f"`mlenv foundation upgrade --nightly --backend {backend}` writes it",
+            )
         if backend not in self.overlays:
             known = ", ".join(self.overlays) or "none"
             raise ProjectError(

@@ -14,7 +14,6 @@ from itertools import zip_longest
 
 from packaging.markers import Marker
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -59,6 +58,11 @@ class Source:
         """Whether it is an index of uv.toml rather than the default one."""
         return self.index != DEFAULT_SOURCE
 
+    @property
+    def nightly(self) -> bool:
+        """Whether it is an index of nightlies."""
+        return self.index.startswith("pytorch-nightly-")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
@@ -100,13 +104,6 @@ def foundation_project(
             "uv": {"sources": {name: {"index": index} for name, index in sorted(bindings.items())}, "index": tables}
         }
     return tomlkit.dumps(document)
-
-
-def without_label(requirement: Requirement) -> Requirement:
-    """``torch==2.14.1+cu130`` as ``torch==2.14.1``: the default index publishes no local labels."""
-    bare = Requirement(str(requirement))
-    bare.specifier = SpecifierSet(",".join(f"{s.operator}{s.version.split('+')[0]}" for s in requirement.specifier))
-    return bare
 
 
 def source_order(

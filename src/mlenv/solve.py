@@ -17,7 +17,7 @@ from mlenv import lockfile, resolution
 from mlenv.errors import ConflictError, MlenvError, PackageIndexError, ProjectError, ResolutionError, UnreachableError
 from mlenv.local_projects import LocalProject
 from mlenv.lockfile import Pin
-from mlenv.overlay import Overlay
+from mlenv.overlay import Overlay, without_label
 from mlenv.project import Project
 from mlenv.requirement_lines import Named, WheelUrl
 from mlenv.resolution import Resolved, Source
@@ -26,6 +26,8 @@ from mlenv.system import uv as uv_module
 from mlenv.system.uv import Compilation, Upgrade, Uv
 from mlenv.system.uv_messages import GENERATED_PROJECT, missing_name
 
+NIGHTLY_FAMILY = {"triton"}
+"""Built for a nightly torch, on its index, where the torch of the day needs such a build; else a release does."""
 _ROUNDS = 8
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _URL = re.compile(r"(?:https?|file)://[^\s`'\")]+")
@@ -40,8 +42,9 @@ class Question:
     ``platform`` is None for the platform of ``interpreter`` itself. ``seed`` has pins that are preferred, ``bounds``
     are constraints of the search for common pins, ``pins`` what each package is held to where it is needed,
     ``excluded`` what is passed over as if nothing asked for it; ``alone`` asks for no dependencies. Without
-    ``fall_back`` the first source that isn't known to be unreachable must do. ``unreachable`` collects the hosts that
-    did not answer, and is shared. Without ``with_files`` the answer has versions alone.
+    ``fall_back`` the first source that isn't known to be unreachable must do; ``source`` leaves no choice at all.
+    ``unreachable`` collects the hosts that did not answer, and is shared. Without ``with_files`` the answer has
+    versions alone. ``roots`` stand in place of the overlay's pins, ``lowest`` asks for their oldest releases.
     """
 
     files: Mapping[str, str]
@@ -61,6 +64,9 @@ class Question:
     fall_back: bool = True
     direct: frozenset[str] = frozenset()
     unreachable: set[str] = field(default_factory=set)
+    source: Source | None = None
+    roots: tuple[Requirement, ...] | None = None
+    lowest: bool = False
 
 
 def sources_of(project: Project, overlay: Overlay, *, platform: str, stand_in: bool) -> tuple[Source, ...]:
@@ -69,6 +75,8 @@ def sources_of(project: Project, overlay: Overlay, *, platform: str, stand_in: b
     ``stand_in`` adds the default index at the end with the metadata of its own build: enough to resolve the
     Application, never to install.
     """
+    if overlay.channel == "nightly":
+        return (nightly_source(project, overlay.backend),)
     chosen = project.settings.per_backend.get(overlay.backend)
     order = resolution.source_order(
         overlay,
@@ -85,6 +93,18 @@ def sources_of(project: Project, overlay: Overlay, *, platform: str, stand_in: b
             hint=f'`mlenv init` adds the index "pytorch-{overlay.backend}" to uv.toml',
         )
     return order
+
+
+def nightly_source(project: Project, backend: str) -> Source:
+    """Where the nightlies of a backend come from: its own index and no other. Raises ProjectError without one."""
+    names = project.indexes.source_names(backend, channel="nightly")
+    if not names:
+        raise ProjectError(
+            f'has no index "pytorch-nightly-{backend}", where the nightlies of {backend} come from',
+            path="uv.toml",
+            hint=f"`mlenv init --nightly --backend {backend}` adds it",
+        )
+    return Source(index=names[0])
 
 
 def _default_is_equal(project: Project, overlay: Overlay, *, platform: str) -> bool:
@@ -107,7 +127,11 @@ def resolve_backend(project: Project, uv: Uv, overlay: Overlay, question: Questi
 
     Raises ResolutionError, PackageIndexError or ProjectError; with several sources, the error of the first one.
     """
-    order = sources_of(project, overlay, platform=platform, stand_in=question.stand_in)
+    order = (
+        (question.source,)
+        if question.source is not None
+        else sources_of(project, overlay, platform=platform, stand_in=question.stand_in)
+    )
     first_error: MlenvError | None = None
     notes: list[str] = []
     for position, source in enumerate(order):
@@ -230,7 +254,8 @@ def _with_source_hint(error: MlenvError, overlay: Overlay) -> MlenvError:
 
 def _resolve_from(project: Project, uv: Uv, overlay: Overlay, question: Question, source: Source) -> Resolved:
     task, pins = _compiled(project, uv, overlay, question, source)
-    roots = {canonicalize_name(root.name) for root in overlay.roots(project.settings.foundation.roots)}
+    asked = overlay.roots(project.settings.foundation.roots) if question.roots is None else question.roots
+    roots = {canonicalize_name(root.name) for root in asked}
     resolution.require_pinned_roots(overlay, pins, roots=roots)
     return _resolved(project, uv, overlay, source, task, pins, roots=roots, with_files=question.with_files)
 
@@ -270,25 +295,35 @@ def _compiled(
 ) -> tuple[Compilation, tuple[Pin, ...]]:
     """What uv was asked in the end, and its answer: every name that it met is bound to its own index."""
     own_roots = project.settings.foundation.roots if overlay.constraints else ()
-    root_names = {canonicalize_name(root.name) for root in overlay.roots(own_roots)}
+    asked = overlay.roots(own_roots) if question.roots is None else question.roots
+    root_names = {canonicalize_name(root.name) for root in asked}
     expected = {pin.name for pin in (*lockfile.parse_pins(question.seed), *question.pins)}
     known = root_names | set(question.direct) | expected
-    bindings = {name: index for name in known if (index := _binding(project, source, name)) is not None}
+    lacking: set[str] = set()
+
+    def binding(name: str) -> str | None:
+        return None if name in lacking else _binding(project, source, name)
+
+    bindings = {name: index for name in known if (index := binding(name)) is not None}
     for _ in range(_ROUNDS):
         task = _compilation(project, overlay, question, source, bindings)
         try:
             pins = _own_annotations_removed(lockfile.parse_pins(uv_module.compile_(uv, task)))
         except (ResolutionError, PackageIndexError) as error:
-            more = _unbound(error, lambda name: _binding(project, source, name), bindings)
+            more = _unbound(error, binding, bindings)
             if more:
                 bindings |= more
+                continue
+            if (missing := missing_name(error)) in NIGHTLY_FAMILY & bindings.keys():
+                lacking.add(str(missing))  # a nightly that needs a release of the default index
+                del bindings[str(missing)]
                 continue
             if isinstance(error, PackageIndexError):
                 raise
             raise _in_words(_of_local_project(error, project), project, overlay) from error
-        wanted = {p.name: i for p in pins if p.via or p.name in root_names if (i := _binding(project, source, p.name))}
+        wanted = {p.name: i for p in pins if p.via or p.name in root_names if (i := binding(p.name))}
         needed = {name: index for name, index in wanted.items() if name in {p.name for p in pins}}
-        needed |= {name: i for name in root_names if (i := _binding(project, source, name))}
+        needed |= {name: i for name in root_names if (i := binding(name))}
         if needed == bindings:
             return task, pins
         bindings = needed
@@ -308,7 +343,8 @@ def _binding(project: Project, source: Source, name: str) -> str | None:
     own = index_module.bind(project.settings.index, name, project.indexes)
     if own is not None:
         return own
-    return source.index if source.named and name in resolution.TORCH_FAMILY else None
+    family = resolution.TORCH_FAMILY | (NIGHTLY_FAMILY if source.nightly else set())
+    return source.index if source.named and name in family else None
 
 
 def _compilation(
@@ -316,8 +352,9 @@ def _compilation(
 ) -> Compilation:
     strip = not source.named
     own_roots = project.settings.foundation.roots if overlay.constraints else ()
-    roots = [resolution.without_label(r) if strip else r for r in overlay.roots(own_roots)]
-    bounds = [resolution.without_label(b) if strip else b for b in overlay.bounds]
+    asked = overlay.roots(own_roots) if question.roots is None else question.roots
+    roots = [without_label(r) if strip else r for r in asked]
+    bounds = [without_label(b) if strip else b for b in overlay.bounds]
     generated = resolution.foundation_project(
         roots, bindings=bindings, indexes=project.indexes.named, python=question.python
     )
@@ -338,6 +375,7 @@ def _compilation(
         platform=question.platform,
         excluded=question.excluded,
         alone=question.alone,
+        lowest=question.lowest,
         seed=question.seed,
         upgrade=question.upgrade,
         allowed_builds=_allowed_builds(project),
@@ -424,7 +462,7 @@ def _in_words(error: ResolutionError, project: Project, overlay: Overlay) -> Res
     """The same error, with the overlay's own pins named as such, and the lines that say each side."""
     message = error.message
     for root in overlay.roots():
-        for pin in {str(root), str(resolution.without_label(root))}:
+        for pin in {str(root), str(without_label(root))}:
             message = message.replace(f"this project requires {pin}", f"{overlay.path} pins {pin}")
             message = message.replace(f" and {pin}.", f", and {overlay.path} pins {pin}.")
     for path, line, requirement, bounds in _said_where(project, overlay):
@@ -445,7 +483,7 @@ def _said_where(project: Project, overlay: Overlay) -> Iterator[tuple[str, int, 
 
 
 def _spellings(requirement: Requirement) -> set[str]:
-    return {_plain(requirement), _plain(resolution.without_label(requirement))}
+    return {_plain(requirement), _plain(without_label(requirement))}
 
 
 def _plain(requirement: Requirement) -> str:

@@ -12,7 +12,7 @@ from mlenv.errors import ProjectError
 from mlenv.foundation import FoundationNames
 from mlenv.indexes import Index
 from mlenv.lockfile import Pin
-from mlenv.overlay import Overlay, parse_overlay
+from mlenv.overlay import Overlay, parse_overlay, without_label
 from mlenv.resolution import Resolved, Source
 
 NAMES = FoundationNames(exact=("torch", "triton", "cuda-toolkit"), patterns=("nvidia-*",), excluded=("nvidia-ml-py",))
@@ -160,7 +160,7 @@ def test_the_generated_project_binds_names_to_explicit_indexes() -> None:
 
 
 def test_the_label_is_taken_off_for_the_default_index() -> None:
-    assert str(resolution.without_label(Requirement("torch==2.14.1+cu130"))) == "torch==2.14.1"
+    assert str(without_label(Requirement("torch==2.14.1+cu130"))) == "torch==2.14.1"
 
 
 @pytest.mark.parametrize(

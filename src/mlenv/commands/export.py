@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mlenv import build, drift, lockfile, plan
-from mlenv.build import Wanted
+from mlenv import drift, lockfile, plan, planning
 from mlenv.errors import FindingError, UsageError
 from mlenv.location import CONSTRAINTS
 from mlenv.machine import Machine
@@ -73,8 +72,8 @@ def _own_files(project: Project) -> dict[Path, str]:
 
 def _plan(project: Project, uv: Uv, backend: str, machine: Machine) -> Plan:
     interpreter = uv_module.find_python(uv, project.target_python[0])
-    chosen, _ = build.make_plan(
-        project, uv, Wanted(backend=backend, interpreter=interpreter), platform=machine.platform
+    chosen, _ = planning.make_plan(
+        project, uv, backend=backend, interpreter=interpreter, platform=machine.platform, elsewhere=False
     )
     return chosen
 

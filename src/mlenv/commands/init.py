@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlenv import catalogue as catalogue_module
-from mlenv.catalogue import Catalogue, Release
+from mlenv.catalogue import Catalogue, Channel, Release
 from mlenv.errors import ProjectError, UsageError
 from mlenv.location import CONSTRAINTS, looks_compiled
 from mlenv.project import read_text
@@ -45,7 +45,9 @@ class _Write:
     what: str
 
 
-def init(root: Path, *, backends: tuple[str, ...], python: str | None) -> Outcome:
+def init(
+    root: Path, *, backends: tuple[str, ...], channels: tuple[Channel, ...] = ("stable",), python: str | None
+) -> Outcome:
     """Write overlays, indexes, settings, a starting requirements.in and ignore lines where they are missing.
 
     Raises ProjectError where a file that is there can't be read, UsageError for a backend without a known release.
@@ -58,7 +60,7 @@ def init(root: Path, *, backends: tuple[str, ...], python: str | None) -> Outcom
     writes = [
         *_requirements(root),
         *_overlays(root, catalogue, chosen, python=target),
-        *_indexes(root, catalogue, chosen),
+        *_indexes(root, catalogue, chosen, channels),
         *_settings(root, python=python),
         *_ignores(root),
     ]
@@ -127,10 +129,15 @@ def _overlay(backend: str, release: Release, catalogue: Catalogue) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _indexes(root: Path, catalogue: Catalogue, backends: Iterable[str]) -> Iterable[_Write]:
+def _indexes(
+    root: Path, catalogue: Catalogue, backends: Iterable[str], channels: Iterable[Channel]
+) -> Iterable[_Write]:
     old = read_text(root / "uv.toml", shown="uv.toml")
     named = {index.get("name") for index in _toml(old or "", "uv.toml").get("index", [])}
-    blocks = [_index(catalogue, backend) for backend in backends if f"pytorch-{backend}" not in named]
+    wanted = {
+        (_index_name(b, channel), catalogue.index_url(b, channel=channel)) for b in backends for channel in channels
+    }
+    blocks = [_index(name, url) for name, url in sorted(wanted) if name not in named]
     if not blocks:
         return
     head = "# uv's own settings and the indexes that mlenv takes the torch family from. An explicit index serves only\n"
@@ -140,9 +147,12 @@ def _indexes(root: Path, catalogue: Catalogue, backends: Iterable[str]) -> Itera
     yield _Write(path="uv.toml", text=text, what="wrote" if old is None else "added indexes to")
 
 
-def _index(catalogue: Catalogue, backend: str) -> str:
-    url = catalogue.index_url(backend)
-    return f'[[index]]\nname = "pytorch-{backend}"\nurl = "{url}"\nexplicit = true\n'
+def _index_name(backend: str, channel: Channel) -> str:
+    return f"pytorch-{backend}" if channel == "stable" else f"pytorch-nightly-{backend}"
+
+
+def _index(name: str, url: str) -> str:
+    return f'[[index]]\nname = "{name}"\nurl = "{url}"\nexplicit = true\n'
 
 
 def _settings(root: Path, *, python: str | None) -> Iterable[_Write]:

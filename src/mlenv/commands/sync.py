@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlenv import build, drift, gate, locking, plan
+from mlenv import build, drift, gate, locking, nightly, plan, planning
 from mlenv.build import Clock, Verify, Wanted
 from mlenv.errors import FindingError, PackageIndexError, ProjectError
 from mlenv.locking import Wish
@@ -66,6 +67,7 @@ def sync(project: Project, uv: Uv, machine: Machine, request: Request, *, progre
     project = project.of_lock(request.backend)
     with project_lock(project.state, wait=request.wait, waiting=progress):
         project = _with_lock(project, uv, request, progress=progress)
+        project = _with_nightly(project, uv, request, progress=progress)
         _sweep(project, progress=progress)
         state = _look(project, uv, machine, request)
         clock.phase("look")
@@ -103,6 +105,10 @@ def dry_run(project: Project, uv: Uv, machine: Machine, request: Request, *, pro
         text = f"would make {project.settings.lock} ({len(made.pins)} packages), then build {request.environment.shown}"
         return Outcome(text=text, data={"action": "lock", "backend": request.backend})
     _require_current(project, project.settings.lock)
+    if _lacks_nightly(project, request):
+        found = nightly.find(project, uv, request.backend, today=date.today(), progress=progress)
+        text = f"would write {found.overlay.path} (torch {found.family.torch}), then build {request.environment.shown}"
+        return Outcome(text=text, data={"action": "nightly", "backend": request.backend, **found.family.as_json()})
     state = _look(project, uv, machine, request)
     intact = None if request.rebuild else _reusable(state, progress=progress)
     if intact is not None and state.current is not None and intact.path == state.current.path:
@@ -110,7 +116,7 @@ def dry_run(project: Project, uv: Uv, machine: Machine, request: Request, *, pro
     if intact is not None:
         text = f"would flip {request.environment.shown} to the {request.backend} environment built before"
         return Outcome(text=text, data={"action": "flip", "backend": request.backend})
-    chosen, notes = build.make_plan(project, uv, state.wanted, platform=machine.platform)
+    chosen, notes = _plan(state)
     before = {} if state.current is None else dict(state.current.manifest.get("planned", {}))
     lines = _plan_difference(before, chosen)
     head = f"would build {request.environment.shown} for {request.backend}: {len(chosen.packages)} packages"
@@ -136,6 +142,23 @@ def _with_lock(project: Project, uv: Uv, request: Request, *, progress: Progress
         return replace(project)  # without what was read before
     _require_current(project, project.settings.lock)
     return project
+
+
+def _with_nightly(project: Project, uv: Uv, request: Request, *, progress: Progress) -> Project:
+    """The project with pins for the nightly channel, where that is asked for: missing ones are found and written."""
+    if not _lacks_nightly(project, request):
+        return project
+    found = nightly.find(project, uv, request.backend, today=date.today(), progress=progress)
+    nightly.write(project, found)
+    progress(f"wrote {found.overlay.path} and {found.record_path}: torch {found.family.torch}")
+    return replace(project)
+
+
+def _lacks_nightly(project: Project, request: Request) -> bool:
+    """Whether the nightly channel has no pins yet and may get some."""
+    if project.channel == "stable" or project.nightly_overlay(request.backend) is not None:
+        return False
+    return not request.locked
 
 
 def _require_current(project: Project, name: str) -> None:
@@ -254,8 +277,20 @@ def _build(state: _State, *, clock: Clock, progress: Progress) -> tuple[Generati
                 raise
             progress(f"the plan of the last build can't be had any more: {error.message.splitlines()[0]}")
     progress(f"resolving the foundation for {state.request.backend}")
-    chosen, notes = build.make_plan(state.project, state.uv, state.wanted, platform=state.machine.platform)
+    chosen, notes = _plan(state)
     return _build_planned(state, chosen, clock=clock, progress=progress), list(notes)
+
+
+def _plan(state: _State) -> tuple[Plan, tuple[str, ...]]:
+    return planning.make_plan(
+        state.project,
+        state.uv,
+        backend=state.request.backend,
+        interpreter=state.wanted.interpreter,
+        platform=state.machine.platform,
+        elsewhere=False,
+        extras=state.wanted.extras,
+    )
 
 
 def _build_planned(state: _State, chosen: Plan, *, clock: Clock, progress: Progress) -> Generation:
@@ -292,7 +327,7 @@ def _done(state: _State, built: Generation, *, action: str, clock: Clock, notes:
     seconds = {name: value for name, value in clock.seconds.items() if value >= 0.01}
     rows = [
         ("backend", f"{request.backend} ({'; '.join(request.reasons)})" if request.reasons else request.backend),
-        ("torch", f"{manifest['torch'] or 'none'} from the {manifest['source']} index"),
+        ("torch", f"{manifest['torch'] or 'none'} from the {manifest['source']} index{_recorded(state)}"),
         ("packages", f"{foundation} foundation, {application} application"),
         ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())),
         ("environment", f"{request.environment.path} ({action})"),
@@ -304,6 +339,7 @@ def _done(state: _State, built: Generation, *, action: str, clock: Clock, notes:
         "reasons": list(request.reasons),
         "torch": manifest["torch"],
         "source": manifest["source"],
+        "channel": state.project.channel,
         "packages": {"foundation": foundation, "application": application},
         "seconds": clock.seconds,
         "environment": str(request.environment.path),
@@ -312,6 +348,11 @@ def _done(state: _State, built: Generation, *, action: str, clock: Clock, notes:
     }
     text = "\n".join(f"{label:<12} {value}" for label, value in rows)
     return Outcome(text=text, data=data, findings=_as_notes(tuple(notes)))
+
+
+def _recorded(state: _State) -> str:
+    record = state.project.record(state.request.backend)
+    return "" if record is None else f", as {record.path} records it ({record.recorded})"
 
 
 def _activation(environment: Path) -> str:

@@ -83,7 +83,8 @@ class Compilation:
     """One resolution: the files uv reads (path → text, inside a private folder), and what it is for.
 
     ``python`` is a version ("3.11"), ``platform`` one of mlenv's platforms, or None for the machine's own.
-    ``excluded`` names are passed over as if nothing asked for them, ``alone`` passes over all dependencies. ``seed`` is
+    ``excluded`` names are passed over as if nothing asked for them, ``alone`` passes over all dependencies, ``lowest``
+    takes the oldest release of each direct requirement. ``seed`` is
     an earlier output whose pins are preferred. ``allowed_builds`` are names and folders whose build code may run.
     ``config`` is the text of uv's configuration file.
     """
@@ -97,6 +98,7 @@ class Compilation:
     platform: str | None
     excluded: tuple[str, ...] = ()
     alone: bool = False
+    lowest: bool = False
     seed: str = ""
     upgrade: Upgrade = Upgrade()
     output: Format = "requirements.txt"
@@ -275,6 +277,7 @@ def _compile_argv(uv: Uv, task: Compilation, output: Path) -> list[str | Path]:
     argv += [word for constraint in task.constraints for word in ("--constraints", constraint)]
     argv += ["--excludes", f"{_OWN}/excluded.txt"] if task.excluded else []
     argv += ["--no-deps"] if task.alone else []
+    argv += ["--resolution", "lowest-direct"] if task.lowest else []
     if task.platform is not None:
         argv += ["--python-platform", UV_PLATFORMS[task.platform]]
     if task.output == "requirements.txt":

@@ -1,0 +1,73 @@
+"""The nightly channel: which nightlies a backend's foundation is held to, as an overlay and a record of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date
+
+from mlenv import overlay as overlay_module
+from mlenv import planning, record, releases
+from mlenv.location import CONSTRAINTS
+from mlenv.overlay import NIGHTLY, Overlay
+from mlenv.project import Project, read_text
+from mlenv.releases import Family
+from mlenv.system.files import write_atomically
+from mlenv.system.uv import Uv
+
+_FOUND_ON = r"(?<=, found )\d{4}-\d\d-\d\d(?=[ .])"
+_HEAD = """\
+# The nightly foundation of backend {backend}, found {today}. `mlenv foundation upgrade --nightly` moves these pins;
+# `mlenv sync --nightly --backend {backend}` installs them. The rest is as in constraints/{backend}.txt.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nightly:
+    """A nightly foundation that was found and not yet written: the texts of its overlay and of its record."""
+
+    overlay: Overlay
+    family: Family
+    text: str
+    record_path: str
+    record_text: str
+
+
+def find(project: Project, uv: Uv, backend: str, *, today: date, progress: Callable[[str], None]) -> Nightly:
+    """The newest nightlies of a backend, checked against the lock, which stays as it is.
+
+    Raises ProjectError without a nightly index, ResolutionError where they don't go together with the lock,
+    PackageIndexError.
+    """
+    stable = project.of_channel("stable").overlay(backend)
+    progress(f"looking for the newest nightlies of {backend}")
+    family = releases.newest_nightly(project, uv, stable)
+    old = project.nightly_overlay(backend)
+    path = f"{CONSTRAINTS}/{NIGHTLY}{backend}.txt"
+    base = replace(stable, path=path, channel="nightly") if old is None else old
+    found = overlay_module.moved(base, family.versions, without=family.lacking)
+    made = planning.make_record(project.trying(found), uv, backend, today=today)
+    return Nightly(
+        overlay=found,
+        family=family,
+        text=_text(project, stable, old, family, today=today),
+        record_path=made.path,
+        record_text=record.render(made),
+    )
+
+
+def write(project: Project, found: Nightly) -> None:
+    """Write the overlay and the record; the record first, as an overlay alone would be installed without it."""
+    write_atomically(project.root / found.record_path, found.record_text, staging=project.state)
+    write_atomically(project.root / found.overlay.path, found.text, staging=project.state)
+
+
+def _text(project: Project, stable: Overlay, old: Overlay | None, family: Family, *, today: date) -> str:
+    """The overlay's text: the old one with its pins and date moved, else the stable one's under a head of its own."""
+    path = stable.path if old is None else old.path
+    text = read_text(project.root / path, shown=path) or ""
+    moved = overlay_module.rewritten(text, family.versions, without=family.lacking)
+    if old is None:
+        return _HEAD.format(backend=stable.backend, today=today) + moved
+    return re.sub(_FOUND_ON, str(today), moved, count=1)

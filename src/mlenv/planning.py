@@ -1,0 +1,216 @@
+"""From lock, overlay and record to the plan of one environment: the foundation resolved with the lock's very pins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+from packaging.utils import canonicalize_name
+
+from mlenv import lockfile, plan, platforms, releases, resolution, solve
+from mlenv import record as record_module
+from mlenv.errors import FindingError, MlenvError, ProjectError, ResolutionError
+from mlenv.lockfile import Pin
+from mlenv.overlay import Overlay
+from mlenv.plan import Plan
+from mlenv.project import Project
+from mlenv.record import Record
+from mlenv.resolution import Resolved, Source
+from mlenv.solve import Question
+from mlenv.system import uv as uv_module
+from mlenv.system.uv import Uv
+
+
+def make_plan(
+    project: Project,
+    uv: Uv,
+    *,
+    backend: str,
+    interpreter: Path,
+    platform: str,
+    elsewhere: bool,
+    extras: tuple[str, ...] = (),
+) -> tuple[Plan, tuple[str, ...]]:
+    """Resolve the foundation with the lock's pins; every file with URL and hash.
+
+    ``platform`` is the target's; ``elsewhere`` says that it is not the one ``interpreter`` runs on. Where there is a
+    record its files are taken, and no others. Returns the plan and what is worth saying about its source. Raises
+    FindingError where lock and record don't fit, and what ``solve.resolve_backend`` and ``plan.make`` raise.
+    """
+    record = project.record(backend)
+    pins = _pins(project, platform)
+    resolved = resolve(
+        project,
+        uv,
+        backend=backend,
+        interpreter=interpreter,
+        platform=platform,
+        elsewhere=elsewhere,
+        extras=extras,
+        record=record,
+    )
+    locked = {pin.name for pin in pins}
+    additions = {pin.name for pin in resolved.application} - locked if extras else set()
+    built = {canonicalize_name(n) for n in (*project.settings.build, *project.settings.build_against_foundation)}
+    made = plan.make(resolved, lock=pins, built=built, extra=additions)
+    _refuse_built_against(project, made)
+    return (made if record is None else _recorded(made, record, platform)), resolved.notes
+
+
+def make_record(project: Project, uv: Uv, backend: str, *, today: date) -> Record:
+    """The foundation of a backend on every platform of the lock, one file each, whatever was recorded before.
+
+    Where an index lists no hash the file is fetched, once, and hashed (by uv). Raises as ``make_plan``.
+    """
+    assert project.lock is not None
+    header = project.lock.header
+    targets = header.platforms if header is not None else project.settings.platforms
+    there = [platform for platform in targets if project.catalogue.builds_for(backend, platform)]
+    by_platform = {
+        platform: resolve(
+            project,
+            uv,
+            backend=backend,
+            interpreter=uv_module.base_interpreter(),
+            platform=platform,
+            elsewhere=True,
+        )
+        for platform in there
+    }
+    built = {canonicalize_name(name) for name in project.settings.build}
+    tables = {
+        platform: plan.make(answer, lock=_pins(project, platform), built=built).layer(plan.FOUNDATION)
+        for platform, answer in by_platform.items()
+    }
+    return record_module.made_of(
+        {platform: [package.table for package in packages] for platform, packages in tables.items()},
+        backend=backend,
+        channel=project.channel,
+        python=_python(project),
+        sources={platform: answer.source.index for platform, answer in by_platform.items()},
+        path=project.record_path(backend),
+        today=today,
+    )
+
+
+def resolve(
+    project: Project,
+    uv: Uv,
+    *,
+    backend: str,
+    interpreter: Path,
+    platform: str,
+    elsewhere: bool,
+    extras: tuple[str, ...] = (),
+    record: Record | None = None,
+) -> Resolved:
+    """One backend's foundation with the lock's pins, held to the ``record`` where there is one.
+
+    Raises FindingError where two CUDA families collide or the record doesn't fit.
+    """
+    pins = _pins(project, platform)
+    files = {"lock.txt": lockfile.render_pins(replace(pin, via=(), hashes=(), marker=None) for pin in pins)}
+    files["asked.txt"] = "".join(f"{line}\n" for line in asked_of_foundation(project))
+    if extras:
+        files["with.txt"] = "".join(f"{extra}\n" for extra in extras)
+    question = Question(
+        files=files,
+        sources=tuple(files),
+        python=_python(project),
+        interpreter=interpreter,
+        platform=platform if elsewhere else None,
+        direct=frozenset(pin.name for pin in pins),
+    )
+    overlay = project.overlay(backend)
+    try:
+        if record is None:
+            resolved = solve.resolve_backend(project, uv, overlay, question, platform=platform)
+        else:
+            record.require_fit(overlay, platform=platform, python=_python(project))
+            resolved = _resolve_recorded(project, uv, question, record, platform=platform)
+    except ResolutionError as error:
+        expired = _expired(project, uv, overlay, error)
+        raise (expired or error) from error
+    clash = resolution.collision(resolved)
+    if clash is not None:
+        raise FindingError(
+            f"{clash[0].name} and {clash[1].name} are two CUDA families of one library "
+            "and overwrite each other's files",
+            hint="run `mlenv lock`: it names what brought each",
+        )
+    return resolved
+
+
+def asked_of_foundation(project: Project) -> list[str]:
+    """The direct requirements that the foundation owns (``torchcodec``, ``torch>=2.6``): they are in no lock."""
+    direct = (entry.requirement for _, entry in project.requirements.direct)
+    return sorted({str(asked) for asked in direct if project.names.owns(asked.name)})
+
+
+def _resolve_recorded(project: Project, uv: Uv, question: Question, record: Record, *, platform: str) -> Resolved:
+    """From the recorded source, at the recorded versions: there is no choice where a record exists."""
+    held = tuple(Pin(name=p.name, version=p.version) for p in record.on(platform).values())
+    asked = replace(question, pins=held, source=Source(index=record.sources[platform]))
+    try:
+        resolved = solve.resolve_backend(project, uv, project.overlay(record.backend), asked, platform=platform)
+    except ResolutionError as error:
+        if _is_gone(error, record):
+            raise
+        raise record.misfit(f"the record and the lock don't resolve together: {error.message}") from error
+    record.require_same((pin.name for pin in resolved.foundation), platform=platform)
+    return resolved
+
+
+def _expired(project: Project, uv: Uv, overlay: Overlay, error: ResolutionError) -> ResolutionError | None:
+    """The error where a nightly pin is no longer on its index, which keeps only the newest; else None."""
+    if overlay.channel != "nightly" or overlay.torch_version is None or uv.offline:
+        return None
+    gone = [root for root in overlay.roots() if f"there is no version of {root.name}=" in error.message]
+    if not gone:
+        return None
+    nearest = releases.nearest(project, uv, overlay, torch=overlay.torch_version)
+    near = f"torch {nearest} is the nearest that is still there" if nearest else "no nightly of torch is there any more"
+    return ResolutionError(
+        f"{gone[0]} of {overlay.path} has expired: a nightly index keeps the newest alone; {near}",
+        hint=f"`mlenv foundation upgrade --nightly --backend {overlay.backend}` takes the newest",
+    )
+
+
+def _is_gone(error: MlenvError, record: Record) -> bool:
+    """Whether the index lacks a recorded release, rather than that something contradicts it."""
+    return any(f"there is no version of {p.name}=" in error.message for p in record.packages)
+
+
+def _recorded(made: Plan, record: Record, platform: str) -> Plan:
+    """The plan with only the recorded files of the foundation."""
+    packages: Iterable[plan.Planned] = (
+        replace(package, table=record.held(package.name, package.table, platform=platform))
+        if package.layer == plan.FOUNDATION
+        else package
+        for package in made.packages
+    )
+    return replace(made, packages=tuple(packages))
+
+
+def _pins(project: Project, platform: str) -> tuple[Pin, ...]:
+    assert project.lock is not None
+    return tuple(lockfile.applying(project.lock.pins, platforms.environment(platform, _python(project))))
+
+
+def _python(project: Project) -> str:
+    header = project.lock.header if project.lock is not None else None
+    return header.python if header else project.target_python[0]
+
+
+def _refuse_built_against(project: Project, made: Plan) -> None:
+    """Building against the installed foundation is not there yet; without it such a package fails in the middle."""
+    names = {canonicalize_name(name) for name in project.settings.build_against_foundation}
+    for package in made.packages:
+        if package.name in names and not package.table.get("wheels"):
+            raise ProjectError(
+                f"{package.name} has to be built against the foundation, which `mlenv sync` can't do yet",
+                path="pyproject.toml",
+                hint="require a release that has a wheel, or build it by hand into an index of your own",
+            )
