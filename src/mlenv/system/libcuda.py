@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -112,6 +111,8 @@ def _device(cuda: ctypes.CDLL, index: int) -> Device:
 
 def _uuid(cuda: ctypes.CDLL, device: int) -> str:
     """As NVML writes it. Drivers before 11.4 have no second version, which knows MIG instances."""
+    import uuid
+
     raw = ctypes.create_string_buffer(16)
     try:
         _call(cuda, "cuDeviceGetUuid_v2", raw, device)
