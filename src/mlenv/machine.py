@@ -200,6 +200,7 @@ def _finding(read: _Reader) -> Finding:
         path=read.get("path", _optional(_string), default=None),
         line=read.get("line", _optional(_integer), default=None),
         severity=read.get("severity", _one_of(("error", "warning", "note")), default="error"),
+        package=read.get("package", _optional(_string), default=None),
     )
 
 

@@ -108,7 +108,7 @@ class Session:
             from mlenv import machine
             from mlenv.textfile import read_text
 
-            text = read_text(self.machine_file, shown=str(self.machine_file))
+            text = read_text(self.machine_file, shown=str(self.machine_file), utf16=True)
             if text is None:
                 raise UsageError(f"--machine {self.machine_file}: there is no such file")
             return machine.parse(text, path=str(self.machine_file))

@@ -11,16 +11,21 @@ from pathlib import Path
 
 from mlenv.errors import ProjectError
 
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
-def read_text(path: Path, *, shown: str) -> str | None:
+
+def read_text(path: Path, *, shown: str, utf16: bool = False) -> str | None:
     """The text of a file without byte order mark, ``\\r\\n`` as ``\\n``, or None where there is none.
 
+    With ``utf16`` a byte order mark of UTF-16 counts: so Windows PowerShell 5 writes what a command prints.
     Raises ProjectError, which names the file ``shown``, where it is no regular file, unreadable or not UTF-8.
     """
     try:
         if path.exists() and not path.is_file():  # a FIFO would hang
             raise ProjectError("is no regular file", path=shown, hint="move it away, or make it a text file")
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        data = path.read_bytes()
+        encoding = "utf-16" if utf16 and data.startswith(_UTF16) else "utf-8-sig"
+        return data.decode(encoding).replace("\r\n", "\n")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except UnicodeDecodeError:
@@ -76,7 +81,7 @@ def unix_ends(text: str) -> str:
 
 
 def _decoded(data: bytes, path: str) -> str:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if data.startswith(_UTF16):
         raise ProjectError("is UTF-16 text", path=path, line=1, hint="save it as UTF-8")
     try:
         text = data.decode("utf-8-sig")

@@ -5,7 +5,7 @@
  * NVML_STUB_CUDA    13000 for CUDA 13.0; "!CODE" answers with that error
  * NVML_STUB_COUNT   what nvmlDeviceGetCount answers (0)
  * NVML_STUB_GPUS    name|uuid|major.minor|memory in MiB|error of its handle|MIG uuid,MIG uuid;...
- *                   no memory: NotSupported; no MIG uuids: NotSupported
+ *                   no memory: NotSupported; no MIG uuids: NotSupported; "none": MIG is on and has no instance
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -58,7 +58,7 @@ static int of(void *handle, gpu *found) {
 }
 
 static int mig_uuid(const gpu *found, unsigned place, char *into, size_t size) {
-    const char *rest = found->field[5];
+    const char *rest = strcmp(found->field[5], "none") ? found->field[5] : "";
     for (unsigned n = 0; rest && *rest; n++) {
         rest = next(rest, ',', into, size);
         if (n == place) return OK;
@@ -80,12 +80,15 @@ int nvmlSystemGetDriverVersion(char *version, unsigned length) {
 /* v1 answers what NVML was built for; nobody should ask it. */
 int nvmlSystemGetCudaDriverVersion(int *version) { *version = 99000; return OK; }
 
+#ifndef OLD_DRIVER
 int nvmlSystemGetCudaDriverVersion_v2(int *version) {
     const char *value;
     int error = told("NVML_STUB_CUDA", &value);
     if (!error) *version = atoi(value);
     return error;
 }
+
+#endif
 
 int nvmlDeviceGetCount_v2(unsigned *count) {
     gpu found;

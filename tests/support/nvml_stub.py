@@ -13,18 +13,22 @@ LIBRARY = "libnvidia-ml.so.1"
 
 @dataclass(frozen=True, kw_only=True)
 class StubGpu:
-    """One GPU of the stub. ``error`` is what its handle answers; without ``memory_mib`` it has none to tell."""
+    """One GPU of the stub. ``error`` is what its handle answers; without ``memory_mib`` it has none to tell.
+
+    ``mig`` are the UUIDs of its MIG instances; ``None`` says that MIG is on and has none.
+    """
 
     name: str = "NVIDIA H100"
     uuid: str = "GPU-1"
     capability: str = "9.0"
     memory_mib: int | None = 81559
     error: int = 0
-    mig: tuple[str, ...] = ()
+    mig: tuple[str, ...] | None = ()
 
     def __str__(self) -> str:
         memory = "" if self.memory_mib is None else str(self.memory_mib)
-        return "|".join((self.name, self.uuid, self.capability, memory, str(self.error), ",".join(self.mig)))
+        mig = "none" if self.mig is None else ",".join(self.mig)
+        return "|".join((self.name, self.uuid, self.capability, memory, str(self.error), mig))
 
 
 def compiler() -> str | None:
@@ -32,12 +36,15 @@ def compiler() -> str | None:
     return next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
 
 
-def build(folder: Path, *, cc: str) -> Path:
-    """Compile the stub into ``folder``; returns the library."""
-    library = folder / LIBRARY
-    source = Path(__file__).with_name("nvml_stub.c")
-    flags = ("-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", f"-Wl,-soname,{LIBRARY}")
-    subprocess.run([cc, *flags, "-o", str(library), str(source)], check=True)
+def build(folder: Path, *, cc: str, old: bool = False) -> Path:
+    """Compile the stub into ``folder``; returns the library. ``old`` leaves out what drivers before 418 don't have."""
+    return compile_library("nvml_stub.c", folder / LIBRARY, cc=cc, flags=("-DOLD_DRIVER",) if old else ())
+
+
+def compile_library(source: str, library: Path, *, cc: str, flags: Sequence[str] = ()) -> Path:
+    """Compile a C file beside this one into a shared library; returns it."""
+    usual = ("-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", f"-Wl,-soname,{library.name}")
+    subprocess.run([cc, *usual, *flags, "-o", str(library), str(Path(__file__).with_name(source))], check=True)
     return library
 
 

@@ -20,7 +20,7 @@ def _document() -> dict[str, Any]:
 
 def _rows() -> list[tuple[str, dict[str, Any]]]:
     data = _document()
-    tables = [("index", data["index"]), ("sass", data["sass"])]
+    tables = [(name, data[name]) for name in ("index", "sass", "toolkit_driver")]
     tables += [(f"driver {row['cuda_major']}", row) for row in data["driver_family"]]
     tables += [(row["name"], row) for row in data["backend"]]
     tables += [(f"{row['name']} {code['torch']}", code) for row in data["backend"] for code in row.get("code", [])]
@@ -30,6 +30,21 @@ def _rows() -> list[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize(("name", "row"), _rows(), ids=[name for name, _ in _rows()])
 def test_every_row_names_its_source(name: str, row: dict[str, Any]) -> None:
     assert row["source"].strip(), name
+
+
+def test_every_cuda_backend_has_the_driver_its_cuda_came_with() -> None:
+    table = _document()["toolkit_driver"]
+    for row in _document()["backend"]:
+        known = table[row["cuda"]] if "cuda" in row else {"branch": "none needed"}
+        assert {"branch", "linux"} & known.keys(), row["name"]
+
+
+def test_a_newer_cuda_comes_with_a_newer_driver() -> None:
+    table = _document()["toolkit_driver"]
+    for system in ("linux", "windows"):
+        drivers = [Version(row[system]) for cuda, row in table.items() if cuda != "source" and system in row]
+        assert drivers == sorted(drivers, reverse=True)
+        assert drivers
 
 
 def test_it_is_parsed_once() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlenv.errors import ProjectError
-from mlenv.machine import Gpu, Machine, from_json, visible_devices
+from mlenv.machine import Gpu, Machine, from_json, parse, visible_devices
 from mlenv.report import Finding
 
 H100 = Gpu(index=0, name="NVIDIA H100", uuid="GPU-1", memory_mib=81559, compute_capability=(9, 0), visible=True)
@@ -26,8 +27,54 @@ MACHINE = Machine(
 TWO = (("GPU-aaa1", "MIG-x", "MIG-y"), ("GPU-aab2",))
 
 
-def test_a_machine_survives_json() -> None:
-    assert from_json(json.loads(json.dumps(MACHINE.as_json()))) == MACHINE
+NUMBERS = st.integers(min_value=0, max_value=10**6)
+VERSIONS = st.tuples(NUMBERS, NUMBERS)
+GPUS = st.builds(
+    Gpu,
+    index=NUMBERS,
+    name=st.text(),
+    uuid=st.text(),
+    memory_mib=st.none() | NUMBERS,
+    compute_capability=VERSIONS,
+    visible=st.booleans(),
+    mig=st.lists(st.text(), max_size=3).map(tuple),
+)
+FINDINGS = st.builds(
+    Finding,
+    kind=st.text(),
+    message=st.text(),
+    hint=st.none() | st.text(),
+    path=st.none() | st.text(),
+    line=st.none() | NUMBERS,
+    severity=st.sampled_from(["error", "warning", "note"]),
+    package=st.none() | st.text(),
+)
+MACHINES = st.builds(
+    Machine,
+    os=st.sampled_from(["linux", "windows", "macos"]),
+    arch=st.sampled_from(["x86_64", "aarch64", "arm64"]),
+    wsl=st.booleans(),
+    container=st.booleans(),
+    jetson=st.booleans(),
+    driver=st.none() | st.text(),
+    cuda=st.none() | VERSIONS,
+    gpus=st.lists(GPUS, max_size=3).map(tuple),
+    findings=st.lists(FINDINGS, max_size=3).map(tuple),
+    facts=st.dictionaries(st.text(), st.text(), max_size=3),
+)
+
+
+@given(MACHINES)
+def test_a_machine_survives_json(machine: Machine) -> None:
+    alone = json.dumps(machine.as_json())
+    among_others = json.dumps({"machine": machine.as_json(), "backend": "cpu", "exit_code": 0}, ensure_ascii=False)
+    assert parse(alone, path="machine.json") == machine
+    assert parse(among_others, path="machine.json") == machine
+
+
+def test_the_strategy_knows_every_field() -> None:
+    drawn = {Gpu: 7, Machine: 10, Finding: 7}  # a new field belongs into the strategies above
+    assert {kind: len(fields(kind)) for kind in drawn} == drawn
 
 
 def test_json_writes_versions_as_people_do() -> None:
@@ -55,6 +102,7 @@ def test_a_description_by_hand_needs_little() -> None:
         ({"gpus": [{"name": "T4", "compute_capability": "7"}]}, "gpus[0].compute_capability must be a version"),
         ({"gpus": [{"name": "T4"}]}, "gpus[0].compute_capability is missing"),
         ({"gpus": [{"name": "T4", "compute_capability": "7.5", "memory_mib": True}]}, "gpus[0].memory_mib must be"),
+        ({"drivr": "580"}, "drivr is not a field of it; did you mean driver?"),
         ({"gpus": [{"nme": "T4"}]}, "gpus[0].nme is not a field of it; did you mean name?"),
         ({"findings": [{"kind": "x", "message": "y", "severity": "bad"}]}, "findings[0].severity must be one of"),
     ],

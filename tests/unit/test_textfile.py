@@ -24,6 +24,19 @@ def test_text_is_read_without_byte_order_mark_and_with_one_line_end(tmp_path: Pa
     assert read_text(tmp_path / "file", shown="file") == read
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-8"])
+def test_what_windows_powershell_writes_is_read_where_it_is_asked_for(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "file").write_bytes("\ufeffä\r\nb\r\n".encode(encoding))
+    assert read_text(tmp_path / "file", shown="file", utf16=True) == "ä\nb\n"
+
+
+@pytest.mark.parametrize(("written", "utf16"), [(b"\xff\xfea\0", False), (b"\xff\xfea", True)])
+def test_utf16_is_refused_elsewhere_and_where_it_is_cut_off(tmp_path: Path, written: bytes, utf16: bool) -> None:
+    (tmp_path / "file").write_bytes(written)
+    with pytest.raises(ProjectError, match="is not UTF-8 text"):
+        read_text(tmp_path / "file", shown="file", utf16=utf16)
+
+
 @pytest.mark.parametrize("path", ["absent", "file/below-a-file"])
 def test_what_is_not_there_is_none(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").write_text("")
