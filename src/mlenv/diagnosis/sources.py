@@ -6,8 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlenv import solve
 from mlenv.errors import MlenvError, UnreachableError
@@ -26,10 +25,14 @@ _AT_A_TIME = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Questions that are being answered, one a backend; ``finish`` waits for the answers."""
+    """Questions that are being answered, one a backend; ``finish`` waits for the answers.
+
+    ``unreachable`` has the hosts that did not answer, by backend, and is filled meanwhile.
+    """
 
     pool: ThreadPoolExecutor
     answers: Mapping[str, Future[Resolved]]
+    unreachable: Mapping[str, set[str]]
     since: float
 
 
@@ -50,11 +53,13 @@ def ask(project: Project, uv: Uv, *, platform: str) -> Asked:
     )
     quick = uv_module.impatient(uv)
     pool = ThreadPoolExecutor(max_workers=_AT_A_TIME)
+    questions = {one.backend: replace(question, unreachable=set()) for one in overlays}
     answers = {
-        one.backend: pool.submit(solve.resolve_backend, project, quick, one, question, platform=platform)
+        one.backend: pool.submit(solve.resolve_backend, project, quick, one, questions[one.backend], platform=platform)
         for one in overlays
     }
-    return Asked(pool=pool, answers=answers, since=time.monotonic())
+    unreachable = {backend: asked.unreachable for backend, asked in questions.items()}
+    return Asked(pool=pool, answers=answers, unreachable=unreachable, since=time.monotonic())
 
 
 def _asked(project: Project, overlay: Overlay, platform: str) -> bool:
@@ -67,9 +72,9 @@ def finish(asked: Asked, *, needed: str | None) -> Area:
     found: list[Finding] = []
     told: list[str] = []
     try:
-        for backend, answer in asked.answers.items():
+        for backend in asked.answers:
             left = max(0.0, asked.since + PATIENCE_SECONDS - time.monotonic())
-            word, findings = _answer(backend, answer, left, needed=backend == needed)
+            word, findings = _answer(asked, backend, left, needed=backend == needed)
             told.append(f"{backend} {word}")
             found += findings
     finally:
@@ -84,25 +89,32 @@ def abandon(asked: Asked) -> None:
     asked.pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _answer(backend: str, answer: Future[Resolved], seconds: float, *, needed: bool) -> tuple[str, Sequence[Finding]]:
+def _answer(asked: Asked, backend: str, seconds: float, *, needed: bool) -> tuple[str, Sequence[Finding]]:
     """(where it can be had, in a word or two; what is wrong)."""
-    with suppress(TooLate):
-        try:
-            resolved = answer.result(timeout=seconds)
-        except MlenvError as error:
-            return _refusal(backend, error, needed=needed)
-        notes = tuple(Finding(kind="index-note", message=note, severity="note") for note in resolved.notes)
-        return f"from {resolved.source.index}", notes
-    slow = UnreachableError(f"no answer in {PATIENCE_SECONDS:.0f} s", hint="check the network, or a proxy's settings")
-    return _refusal(backend, slow, needed=needed)
+    error: MlenvError
+    try:
+        resolved = asked.answers[backend].result(timeout=seconds)
+    except TooLate:
+        error = UnreachableError(f"no answer in {PATIENCE_SECONDS:.0f} s", hint="check the network, or the proxy")
+    except MlenvError as refused:
+        error = refused
+    else:
+        notes = (Finding(kind="index-note", message=note, severity="note") for note in resolved.notes)
+        return f"from {resolved.source.index}", tuple(notes)
+    silent = sorted(asked.unreachable[backend])
+    return _refusal(backend, error, unreachable=bool(silent) or _is_unreachable(error), silent=silent, needed=needed)
 
 
-def _refusal(backend: str, error: MlenvError, *, needed: bool) -> tuple[str, Sequence[Finding]]:
+def _refusal(
+    backend: str, error: MlenvError, *, unreachable: bool, silent: Sequence[str], needed: bool
+) -> tuple[str, Sequence[Finding]]:
     """An index that isn't reached matters for the backend that this machine gets; a pin that is nowhere, always."""
-    unreachable = _is_unreachable(error)
+    message = error.message if error.message.startswith(f"the foundation of {backend}") else f"{backend}: {error}"
+    if silent and "can't be reached" not in message:  # the first source's answer; this is the next one's
+        message += f"; {', '.join(silent)} can't be reached"
     finding = Finding(
         kind="index-unreachable" if unreachable else "index-without-pin",
-        message=error.message if error.message.startswith(f"the foundation of {backend}") else f"{backend}: {error}",
+        message=message,
         why=f"`mlenv sync --backend {backend}` would fail" + ("" if needed else "; this machine gets another one"),
         hint=error.hint,
         severity="error" if needed else "note" if unreachable else "warning",
@@ -114,5 +126,5 @@ def _is_unreachable(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, UnreachableError):
             return True
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return False
