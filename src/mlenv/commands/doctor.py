@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -47,8 +48,8 @@ class Patient:
 
     @cached_property
     def project(self) -> Project | None:
-        """The project, or None outside one. Raises ProjectError."""
-        return None if self.load is None else self.load()
+        """The project, or None outside one; what its files say is told below their area. Raises ProjectError."""
+        return None if self.load is None else replace(self.load(), tell=lambda _: None)
 
     @cached_property
     def inside(self) -> Project:
@@ -195,14 +196,14 @@ def _uv(patient: Patient) -> Area:
 
 
 def _disks(patient: Patient) -> Area:
-    config = ""
-    try:
-        config = to_uv_toml(patient.project.indexes) if patient.project else ""
-    except MlenvError:  # told in its own area; uv's default is judged
-        config = ""
+    config, said = "", None
+    with suppress(MlenvError):  # told in its own area; uv's defaults are judged
+        if patient.project is not None:
+            config, said = to_uv_toml(patient.project.indexes), patient.project.indexes.forwarded.get("link-mode")
+    link_mode = patient.environ.get("UV_LINK_MODE") or said
     cache = disk_module.look(uv_module.cache_folder(patient.uv, config=config))
     project = disk_module.look(patient.root) if patient.load else None
-    return disks.judge(patient.machine, project, cache, patient.environ)
+    return disks.judge(patient.machine, project, cache, link_mode=None if link_mode is None else str(link_mode).lower())
 
 
 def _variables(patient: Patient) -> Area:

@@ -111,7 +111,7 @@ def _judge_row(
 ) -> Iterator[Finding]:
     if row.against in have:
         message = f"{package.name} and {row.against} are both required"
-        yield _finding("coupled-both", message, row, package, hint=f"require one of them: `mlenv remove {row.against}`")
+        yield _finding("coupled-both", message, row, package, hint=_ONE_OF_THEM)
     if row.compiled and package.name not in built_against:
         yield _finding("coupled-compiled", f"{_called(package)} is compiled against torch", row, package, hint=_BUILD)
     if row.torch is not None:
@@ -123,6 +123,7 @@ def _judge_row(
     yield from _cuda(row, package, overlays)
 
 
+_ONE_OF_THEM = "take one of the two out of the requirements, then `mlenv lock`"
 _BUILD = "require a release with a wheel for this torch, or build a wheel once and require it by its URL"
 
 

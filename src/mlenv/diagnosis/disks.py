@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from mlenv.machine import Machine
@@ -21,9 +21,12 @@ _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "sshfs", "fuse.sshfs", "afs"
 _SLOW_COPIES = "each build copies 5.7 GB (12 s) where links take 0.6 s, and the disk holds everything twice"
 
 
-def judge(machine: Machine, project: Disk | None, cache: Disk, environ: Mapping[str, str]) -> Area:
-    """The area: the project's disk (None outside a project) beside that of uv's cache."""
-    findings = [*_cache(cache), *_copies(project, cache, environ)]
+def judge(machine: Machine, project: Disk | None, cache: Disk, *, link_mode: str | None) -> Area:
+    """The area: the project's disk (None outside a project) beside that of uv's cache.
+
+    ``link_mode`` is uv's, where a variable or uv.toml sets one.
+    """
+    findings = [*_cache(cache), *_copies(project, cache, link_mode)]
     if project is not None:
         findings = [*_project(machine, project), *findings]
     shown = [f"cache {cache.path}{_kind(cache)}, {_room(cache)}"]
@@ -69,8 +72,7 @@ def _cache(disk: Disk) -> Iterator[Finding]:
         yield _full(disk, "the disk of uv's cache", CACHE_NEEDS, hint="`uv cache prune` drops what nothing uses")
 
 
-def _copies(project: Disk | None, cache: Disk, environ: Mapping[str, str]) -> Iterator[Finding]:
-    mode = environ.get("UV_LINK_MODE", "").lower()
+def _copies(project: Disk | None, cache: Disk, mode: str | None) -> Iterator[Finding]:
     if project is not None and not project.links_to(cache):
         yield Finding(
             kind="cache-elsewhere",
@@ -80,15 +82,19 @@ def _copies(project: Disk | None, cache: Disk, environ: Mapping[str, str]) -> It
             severity="warning" if mode != "symlink" else "note",
         )
     elif mode == "copy":
-        hint = "`unset UV_LINK_MODE`"
         yield Finding(
-            kind="link-mode-copy", message="UV_LINK_MODE=copy is set", why=_SLOW_COPIES, hint=hint, severity="warning"
+            kind="link-mode-copy",
+            message="uv's link mode is set to copy",
+            why=_SLOW_COPIES,
+            hint="`unset UV_LINK_MODE`, or take link-mode out of uv.toml",
+            severity="warning",
         )
 
 
 def _beside(project: Disk) -> Path:
-    """A folder on the project's file system: at its root where we may write there, else next to the project."""
-    return project.path.parent / ".uv-cache"
+    """A folder on the project's file system: next to the project, or inside where the project is mounted itself."""
+    inside = Path(project.mount) == project.path
+    return project.path / ".mlenv/uv-cache" if inside else project.path.parent / ".uv-cache"
 
 
 def _on_network(what: str, disk: Disk) -> Finding:
