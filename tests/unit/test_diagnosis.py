@@ -89,7 +89,8 @@ MOUNTS = """\
 /dev/sda1 / ext4 rw 0 0
 C:\\134 /mnt/c 9p rw,aname=drvfs 0 0
 nas:/data /data\\040sets nfs4 rw 0 0
-proc /proc proc rw 0 0
+fast /srv/deep xfs rw 0 0
+over /srv tmpfs rw 0 0
 """
 
 
@@ -100,9 +101,10 @@ proc /proc proc rw 0 0
         ("/mnt/c/work", ("/mnt/c", "9p")),
         ("/mnt/cold", ("/", "ext4")),
         ("/data sets/x", ("/data sets", "nfs4")),
+        ("/srv/deep/x", ("/srv", "tmpfs")),
     ],
 )
-def test_a_folder_s_file_system_is_that_of_the_longest_mount(path: str, found: tuple[str, str]) -> None:
+def test_a_folder_s_file_system_is_that_of_the_last_mount_that_covers_it(path: str, found: tuple[str, str]) -> None:
     assert mount_of(Path(path), MOUNTS) == found
 
 

@@ -227,7 +227,7 @@ def _project(patient: Patient) -> Area:
     project = patient.inside
     requirements, indexes = project.requirements, project.indexes
     python, origin = project.target_python
-    seen = f"{project.root}, {len(requirements.direct)} direct requirements, Python {python} (from {origin})"
+    seen = f"{len(requirements.direct)} direct requirements, Python {python} (from {origin})"
     return Area(name="project", seen=seen, findings=indexes.notes)
 
 

@@ -49,13 +49,16 @@ def look(path: Path) -> Disk:
 
 
 def mount_of(path: Path, mounts: str) -> tuple[str, str]:
-    """(mount point, type) of the file system that ``path`` is on, by the text of /proc/mounts; the last one wins."""
+    """(mount point, type) of the file system that ``path`` is on, by the text of /proc/mounts.
+
+    The last one that covers it counts: what is mounted later hides what was there.
+    """
     found = ("", "")
     for fields in map(str.split, mounts.splitlines()):
         if len(fields) < 3:
             continue
         point = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields[1])
-        if path.is_relative_to(point) and len(point) >= len(found[0]):
+        if path.is_relative_to(point):
             found = (point, fields[2])
     return found
 
