@@ -357,6 +357,36 @@ def check_command(session: Session, *, environment: Path | None) -> None:
     session.show(check.check(project, session.machine(), chosen))
 
 
+@cli.command("doctor")
+@command(machine=True)
+def doctor_command(session: Session) -> None:
+    """Everything that could be wrong here, each finding with the command that mends it. Writes nothing.
+
+    Driver and GPUs, uv, disks, variables, and in a project its files, overlays, lock, packages that are coupled to
+    torch or CUDA, environment and indexes. Exit 1 where there is an error or a warning; notes don't count.
+
+    \b
+    mlenv doctor              ends within 20 seconds, whatever an index does
+    mlenv doctor --offline    asks no index
+    mlenv doctor --json       every area with its findings
+    mlenv doctor --machine node7.json     whether the project fits another machine
+    """
+    from mlenv.commands import doctor
+    from mlenv.location import is_project
+
+    root = session.root
+    given = session.machine() if session.machine_file is not None else None
+    patient = doctor.Patient(
+        root=root,
+        load=session.project if is_project(root) else None,
+        find_uv=session.uv,
+        observe=session.machine if given is None else lambda: given,
+        environ=session.environ,
+        elsewhere=session.machine_file is not None,
+    )
+    session.show(doctor.doctor(patient))
+
+
 @cli.command("detect")
 @_backend_options
 @command(backend=True, machine=True)

@@ -19,14 +19,15 @@ def find_root(start: Path) -> Path:
     A folder with ``.git`` is the last one looked at. Where there is none, ``start`` itself.
     """
     for folder in (start, *start.parents):
-        if _is_root(folder):
+        if is_project(folder):
             return folder
         if (folder / ".git").exists():
             break
     return start
 
 
-def _is_root(folder: Path) -> bool:
+def is_project(folder: Path) -> bool:
+    """Whether the folder has requirements.in, constraints/ or ``[tool.mlenv]``."""
     return (folder / "requirements.in").is_file() or (folder / CONSTRAINTS).is_dir() or _has_settings(folder)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,7 +22,7 @@ from mlenv.errors import MlenvError, UsageError
 if TYPE_CHECKING:
     from mlenv.machine import Machine
     from mlenv.project import Project
-    from mlenv.report import Finding, Outcome
+    from mlenv.report import Area, Finding, Outcome
     from mlenv.system.uv import Uv
 
 
@@ -143,14 +143,45 @@ class Session:
         raise SystemExit(int(outcome.exit_code))
 
     def _show_text(self, outcome: Outcome) -> None:
-        for finding in outcome.findings:
+        if outcome.areas:
+            self._show_areas(outcome.areas)
+        else:
+            self._show_findings(outcome.findings)
+        if outcome.text and not self.quiet:
+            self._say(outcome.text)
+
+    def _show_findings(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
             self._show_finding(finding)
             if finding.severity == "warning" and finding.hint:
                 self._say(f"  instead: {self._hinted(finding.hint)}")
-        for hint in dict.fromkeys(f.hint for f in outcome.findings if f.hint and f.severity == "error"):
+        for hint in dict.fromkeys(f.hint for f in findings if f.hint and f.severity == "error"):
             self._say(f"hint: {self._hinted(hint)}")
-        if outcome.text and not self.quiet:
-            self._say(outcome.text)
+
+    def _show_areas(self, areas: Sequence[Area]) -> None:
+        """A line for each area, below it what is wrong there, why that matters and what mends it."""
+        width = max(len(area.name) for area in areas)
+        for area in areas:
+            if self.quiet and area.state not in ("error", "warning"):
+                continue
+            self._say(f"{self._styled(area.state)}  {area.name:<{width}}  {area.seen}".rstrip())
+            for finding in area.findings:
+                if not self.quiet or finding.severity != "note":
+                    self._show_below(finding)
+
+    def _show_below(self, finding: Finding) -> None:
+        lines = str(finding).splitlines()
+        self._say("\n".join([f"  {finding.severity}: {lines[0]}", *(f"    {line}" for line in lines[1:])]))
+        if finding.why:
+            self._say(f"    why: {finding.why}")
+        if finding.hint:
+            self._say(f"    hint: {self._hinted(finding.hint)}")
+
+    @staticmethod
+    def _styled(state: str) -> str:
+        """The word in its colour, filled up to one width before that: colour has a length and no width."""
+        colors = {"ok": "green", "warning": "yellow", "error": "red"}
+        return click.style(f"{state:<7}", fg=colors.get(state))
 
     def _tell(self, note: Finding) -> None:
         """What a file had to say, once, however often it is read."""

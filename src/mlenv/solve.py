@@ -155,7 +155,8 @@ def resolve_backend(project: Project, uv: Uv, overlay: Overlay, question: Questi
             if following is not None:
                 notes.append(_fallback_note(overlay, source, following, error))
     assert first_error is not None
-    raise _with_source_hint(first_error, overlay)
+    told = _with_source_hint(first_error, overlay)
+    raise told from (None if told is first_error else first_error)
 
 
 def _of_stand_in(error: MlenvError, first: MlenvError) -> MlenvError:

@@ -109,3 +109,11 @@ def make_state(state: Path) -> None:
     ignore = state / ".gitignore"
     if not ignore.exists():
         ignore.write_text("*\n", encoding="utf-8")
+
+
+def names_in(folder: Path) -> tuple[str, ...]:
+    """The names in a folder, sorted; empty where it can't be listed."""
+    try:
+        return tuple(sorted(path.name for path in folder.iterdir()))
+    except OSError:
+        return ()

@@ -249,6 +249,16 @@ def sweep(state: Path) -> Swept:
     return Swept(gone=gone, busy=busy)
 
 
+def unfinished(state: Path) -> tuple[Path, ...]:
+    """What an interrupted build left, or one that is running now makes: folders without marker."""
+    try:
+        left = [path for path in folder(state).iterdir() if read(path) is None]
+    except OSError:
+        return ()
+    linked = _linked(state)
+    return tuple(sorted(path for path in left if path.resolve() not in linked))
+
+
 def prune(state: Path, *, keep: int, in_use: Path) -> tuple[Path, ...]:
     """Remove old generations.
 

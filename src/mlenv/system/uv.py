@@ -117,6 +117,33 @@ def find(environ: Mapping[str, str], *, offline: bool = False, echo: Callable[[b
     return Uv(binary=binary, env=forwarded(environ), offline=offline or switched_off, echo=echo)
 
 
+def impatient(uv: Uv) -> Uv:
+    """The same uv that gives an index seconds, not minutes: for questions whose answer may be "not reachable"."""
+    seconds = {"UV_HTTP_RETRIES": "0", "UV_HTTP_CONNECT_TIMEOUT": "3", "UV_HTTP_TIMEOUT": "5"}
+    kept = {name: value for name, value in uv.env.items() if name != "UV_REQUEST_TIMEOUT"}
+    return replace(uv, env={**kept, **seconds}, echo=None)
+
+
+def version(uv: Uv) -> str:
+    """uv's own version, ``0.13.9``. Raises FaultError where it doesn't start."""
+    done = _run([uv.binary, "--version"], env=uv.env)
+    words = done.out.split()
+    if done.code != 0 or len(words) < 2:
+        raise _no_uv(done.err.strip() or f"{uv.binary} --version says {done.out.strip()!r}")
+    return words[1]
+
+
+def cache_folder(uv: Uv, *, config: str) -> Path:
+    """uv's cache, as a call with the configuration ``config`` (text of a uv.toml) uses it. Raises FaultError."""
+    with tempfile.TemporaryDirectory(prefix="mlenv-") as folder:
+        path = Path(folder, "uv.toml")
+        path.write_text(config, encoding="utf-8")
+        done = _run([uv.binary, "cache", "dir", "--config-file", path, "--color", "never"], env=uv.env)
+    if done.code != 0:
+        raise explain(done.err, code=done.code)
+    return Path(done.out.strip())
+
+
 def cache_clean(uv: Uv, names: Iterable[str]) -> str:
     """The command that drops packages from uv's cache, for hints: with uv's path unless a shell finds this very uv."""
     on_path = shutil.which("uv", path=uv.env.get("PATH"))

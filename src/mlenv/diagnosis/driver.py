@@ -1,0 +1,111 @@
+"""The driver, its GPUs and the backend that this machine gets. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from mlenv.backend import Automatic, Choice, Named, choose, obstacles
+from mlenv.catalogue import Catalogue
+from mlenv.errors import NoBackendError
+from mlenv.machine import DRIVER_FAULTS, Machine, dotted
+from mlenv.report import Area, Finding
+
+_UNUSABLE = "CUDA programs find no GPU, and a backend is not guessed"
+
+
+def judge(
+    catalogue: Catalogue,
+    machine: Machine,
+    *,
+    declared: Mapping[str, str | None],
+    chosen: str | None,
+    linux_drivers: Sequence[str] = (),
+) -> Area:
+    """The machine's own findings and the backend it gets; ``chosen`` is the one of the settings.
+
+    ``declared`` maps each backend with an overlay to its torch, empty outside a project. ``linux_drivers`` are driver
+    libraries that lie in WSL2 itself. Raises ProjectError where the settings choose a backend without overlay.
+    """
+    findings = [*_own(machine), *_hidden(machine), *_in_wsl(machine, linux_drivers)]
+    seen = _in_words(machine)
+    if declared:
+        choice = _choice(catalogue, machine, declared, chosen)
+        if isinstance(choice, Choice):
+            seen += f"; gets {choice.backend}"
+            told = {finding.message for finding in machine.findings}
+            findings += [_note(note) for note in choice.notes if note not in told]
+        elif machine.driver_fault is None:  # else it is told above
+            findings.append(_none_fits(catalogue, machine, declared, choice))
+    return Area(name="driver", seen=seen, findings=tuple(findings))
+
+
+def backend_of(
+    catalogue: Catalogue, machine: Machine, *, declared: Mapping[str, str | None], chosen: str | None
+) -> str | None:
+    """The backend that ``sync`` would take here without being told, or None. Raises ProjectError."""
+    if not declared:
+        return None
+    choice = _choice(catalogue, machine, declared, chosen)
+    return choice.backend if isinstance(choice, Choice) else None
+
+
+def _choice(
+    catalogue: Catalogue, machine: Machine, declared: Mapping[str, str | None], chosen: str | None
+) -> Choice | NoBackendError:
+    request = Named(backend=chosen) if chosen else Automatic()
+    try:
+        return choose(catalogue=catalogue, machine=machine, declared=declared, request=request)
+    except NoBackendError as error:
+        return error
+
+
+def _own(machine: Machine) -> list[Finding]:
+    return [
+        replace(found, why=_UNUSABLE) if found.why is None and found.kind.startswith(DRIVER_FAULTS) else found
+        for found in machine.findings
+    ]
+
+
+def _hidden(machine: Machine) -> list[Finding]:
+    hidden = [str(gpu.index) for gpu in machine.gpus if not gpu.visible]
+    if not hidden:
+        return []
+    message = f"CUDA_VISIBLE_DEVICES hides GPU {', '.join(hidden)}"
+    hint = "`unset CUDA_VISIBLE_DEVICES` shows all of them"
+    return [Finding(kind="gpu-hidden", message=message, hint=hint, severity="note")]
+
+
+def _in_wsl(machine: Machine, libraries: Sequence[str]) -> list[Finding]:
+    if not machine.wsl or not libraries:
+        return []
+    return [
+        Finding(
+            kind="wsl-linux-driver",
+            message=f"a Linux driver of NVIDIA's is installed inside WSL2: {', '.join(libraries)}",
+            why="it hides the driver of Windows in /usr/lib/wsl/lib, the only one that reaches the GPU",
+            hint="remove it: `sudo apt-get purge 'libnvidia-*' 'nvidia-driver-*'`, then `wsl.exe --shutdown`",
+            severity="warning",
+        )
+    ]
+
+
+def _none_fits(
+    catalogue: Catalogue, machine: Machine, declared: Mapping[str, str | None], error: NoBackendError
+) -> Finding:
+    passed = obstacles(catalogue=catalogue, machine=machine, declared=declared)
+    lines = [error.message.splitlines()[0], *(f"  {other}" for other in passed)]
+    why = "`mlenv sync` stops unless it is told a backend"
+    return Finding(kind="no-backend", message="\n".join(lines), why=why, hint=error.hint)
+
+
+def _note(text: str) -> Finding:
+    return Finding(kind="backend-note", message=text, severity="note")
+
+
+def _in_words(machine: Machine) -> str:
+    where = " (WSL2)" if machine.wsl else " (container)" if machine.container else ""
+    cuda = f", up to CUDA {dotted(machine.cuda)}" if machine.cuda else ""
+    driver = f"driver {machine.driver or 'number unknown'}{cuda}" if machine.driver or machine.cuda else "no driver"
+    gpus = ", ".join(f"{gpu.name} ({dotted(gpu.compute_capability)})" for gpu in machine.gpus)
+    return f"{machine.platform}{where}, {driver}, {gpus or 'no NVIDIA GPU'}"
