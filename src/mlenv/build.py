@@ -102,10 +102,12 @@ def _asked_of_foundation(project: Project) -> list[str]:
     return sorted({str(asked) for asked in direct if project.names.owns(asked.name)})
 
 
-def make_plan(project: Project, uv: Uv, wanted: Wanted, *, platform: str) -> tuple[Plan, tuple[str, ...]]:
+def make_plan(
+    project: Project, uv: Uv, wanted: Wanted, *, platform: str, elsewhere: bool = False
+) -> tuple[Plan, tuple[str, ...]]:
     """Resolve the foundation with the lock's pins, for this machine's Python; every file with URL and hash.
 
-    Returns the plan and what is worth saying about its source.
+    Returns the plan and what is worth saying about its source. ``elsewhere``: for another machine of ``platform``.
     """
     lock = project.lock
     assert lock is not None
@@ -121,7 +123,7 @@ def make_plan(project: Project, uv: Uv, wanted: Wanted, *, platform: str) -> tup
         sources=tuple(files),
         python=python,
         interpreter=wanted.interpreter,
-        platform=None,
+        platform=platform if elsewhere else None,
         direct=frozenset(pin.name for pin in pins),
     )
     resolved = solve.resolve_backend(project, uv, project.overlay(wanted.backend), question, platform=platform)

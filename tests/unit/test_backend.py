@@ -6,7 +6,7 @@ import pytest
 
 from mlenv.backend import Automatic, CudaMajor, Named, Request, choose, obstacles, parse_request, uncovered
 from mlenv.catalogue import load
-from mlenv.commands.detect import detect
+from mlenv.commands.detect import Question, detect
 from mlenv.errors import ExitCode, MlenvError, NoBackendError, ProjectError
 from mlenv.machine import Gpu, Machine
 from mlenv.report import Finding
@@ -405,7 +405,9 @@ def test_obstacles_are_listed_newest_first() -> None:
 
 def test_detect_tells_the_machine_the_backend_and_why() -> None:
     machine = _machine((9, 0), cuda=(12, 4), driver="550.54.14", container=True)
-    outcome = detect(catalogue=CATALOGUE, machine=machine, declared=_only("cpu", "cu126", "cu132"), request=Automatic())
+    outcome = detect(
+        Question(catalogue=CATALOGUE, machine=machine, declared=_only("cpu", "cu126", "cu132"), request=Automatic())
+    )
     assert outcome.exit_code == 0
     assert outcome.text.splitlines() == [
         "platform     linux-x86_64 (container)",
@@ -417,11 +419,14 @@ def test_detect_tells_the_machine_the_backend_and_why() -> None:
         "             cpu: a GPU is visible",
         "note         cu126 is CUDA 12.6 and the driver goes to 12.4: fine within one major, "
         "but for what compiles PTX at run time",
+        "next         driver 580 or newer would unlock cu132 (torch 2.15.0)",
     ]
 
 
 def test_detect_shows_the_machine_where_nothing_fits() -> None:
-    outcome = detect(catalogue=CATALOGUE, machine=_machine((6, 1)), declared=_only("cpu", "cu132"), request=Automatic())
+    outcome = detect(
+        Question(catalogue=CATALOGUE, machine=_machine((6, 1)), declared=_only("cpu", "cu132"), request=Automatic())
+    )
     assert outcome.exit_code == ExitCode.NO_BACKEND
     assert outcome.data["backend"] is None
     assert outcome.data["machine"]["gpus"][0]["compute_capability"] == "6.1"
@@ -430,14 +435,14 @@ def test_detect_shows_the_machine_where_nothing_fits() -> None:
 
 
 def test_detect_without_overlays_judges_the_builds_that_exist() -> None:
-    outcome = detect(catalogue=CATALOGUE, machine=_machine((9, 0)), declared={}, request=Automatic())
+    outcome = detect(Question(catalogue=CATALOGUE, machine=_machine((9, 0)), declared={}, request=Automatic()))
     assert outcome.data["backend"] == "cu132"
     assert "no overlays yet" in outcome.data["notes"][-1]
 
 
 def test_detect_tells_a_finding_once() -> None:
     machine = Machine(os="linux", arch="x86_64", findings=(BROKEN,))
-    outcome = detect(catalogue=CATALOGUE, machine=machine, declared=DECLARED, request=Named(backend="cpu"))
+    outcome = detect(Question(catalogue=CATALOGUE, machine=machine, declared=DECLARED, request=Named(backend="cpu")))
     assert outcome.findings == (BROKEN,)
     assert BROKEN.message not in outcome.text
 
@@ -446,5 +451,5 @@ def test_detect_shows_what_is_hidden() -> None:
     machine = _machine(gpus=(_gpu((9, 0), visible=False),))
     assert (
         "(hidden by CUDA_VISIBLE_DEVICES)"
-        in detect(catalogue=CATALOGUE, machine=machine, declared=DECLARED, request=Automatic()).text
+        in detect(Question(catalogue=CATALOGUE, machine=machine, declared=DECLARED, request=Automatic())).text
     )

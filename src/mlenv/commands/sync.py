@@ -29,7 +29,10 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command line asks of ``sync``. ``reasons`` say why ``backend`` was chosen."""
+    """What the command line asks of ``sync``. ``reasons`` say why ``backend`` was chosen.
+
+    ``described``: the machine is another one than this, so what stands here counts for nothing.
+    """
 
     backend: str
     reasons: tuple[str, ...]
@@ -39,6 +42,7 @@ class Request:
     verify: Verify = Verify.AUTO
     rebuild: bool = False
     locked: bool = False
+    described: bool = False
     wait: float = 600.0
 
     def again(self, *, rebuild: bool = False) -> str:
@@ -104,14 +108,14 @@ def dry_run(project: Project, uv: Uv, machine: Machine, request: Request, *, pro
         return Outcome(text=text, data={"action": "lock", "backend": request.backend})
     _require_current(project, project.settings.lock)
     state = _look(project, uv, machine, request)
-    intact = None if request.rebuild else _reusable(state, progress=progress)
+    intact = None if request.rebuild or request.described else _reusable(state, progress=progress)
     if intact is not None and state.current is not None and intact.path == state.current.path:
         return _nothing(state)
     if intact is not None:
         text = f"would flip {request.environment.shown} to the {request.backend} environment built before"
         return Outcome(text=text, data={"action": "flip", "backend": request.backend})
-    chosen, notes = build.make_plan(project, uv, state.wanted, platform=machine.platform)
-    before = {} if state.current is None else dict(state.current.manifest.get("planned", {}))
+    chosen, notes = build.make_plan(project, uv, state.wanted, platform=machine.platform, elsewhere=request.described)
+    before = {} if state.current is None or request.described else dict(state.current.manifest.get("planned", {}))
     lines = _plan_difference(before, chosen)
     head = f"would build {request.environment.shown} for {request.backend}: {len(chosen.packages)} packages"
     data = {"action": "build", "backend": request.backend, "packages": _packages(chosen)}
