@@ -48,6 +48,9 @@ lock = "requirements.cu118.txt"  # a lock of its own, for a backend that can't s
 
 [tool.mlenv.index]
 "company-*" = "company"          # name or glob → one explicit index of uv.toml
+
+[[tool.mlenv.catalogue.backend]]     # rows that change mlenv's catalogue or add to it; so do release, driver_family
+name = "cu140"
 ```
 
 `backends = [...]` and `[tool.mlenv.backends.X]` can't stand in one file (TOML); then write `proven = [...]` in

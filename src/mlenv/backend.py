@@ -1,7 +1,8 @@
-"""Which build of the foundation a machine gets: (catalogue, machine, overlays, request) → backend, with reasons. Pure.
+"""Which build of the foundation a machine gets: catalogue, machine, overlays, channel, Python → backend, with reasons.
 
 A build runs if the driver's CUDA major is at least the build's, *and* the build has code for every visible GPU
-(docs: NVIDIA's compatibility guide; torch.cuda's own tables). A driver minor below the build's is allowed.
+(docs: NVIDIA's compatibility guide; torch.cuda's own tables), *and* torch has wheels for the Python. A driver minor
+below the build's is allowed. Pure, as far as the plugins are that are asked about their own backends.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from mlenv.catalogue import Backend, Catalogue, Version
+from mlenv.catalogue import Backend, Catalogue, Channel, Code, Release, Version, is_nightly
 from mlenv.errors import NoBackendError, ProjectError
 from mlenv.machine import Gpu, Machine, dotted
 
@@ -73,13 +74,45 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Verdict:
-    """What one declared backend is worth here. ``certain`` is False where nobody knows which GPUs it has code for."""
+class Criterion:
+    """One thing that a backend was judged by. ``unknown``: nobody knows; ``skipped``: it doesn't count here."""
+
+    name: Literal["platform", "driver", "compute capability", "plugin", "torch release", "Python"]
+    verdict: Literal["yes", "no", "unknown", "skipped"]
+    text: str
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What one declared backend is worth here, by each criterion.
+
+    ``certain`` is False where nobody knows which GPUs it has code for, or a build is known not to be there.
+    """
 
     backend: Backend
-    obstacle: str | None = None
+    torch: str | None
+    criteria: tuple[Criterion, ...] = ()
     notes: tuple[str, ...] = ()
     certain: bool = True
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why it does not run here, or None."""
+        return next((one.text for one in self.criteria if one.verdict == "no"), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """The judgement as JSON values."""
+        criteria = [{("criterion" if k == "name" else k): v for k, v in vars(one).items()} for one in self.criteria]
+        return {"backend": self.backend.name, "torch": self.torch, "criteria": criteria}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a backend is judged for: the Python (``3.12``; None: any) and the channel that torch comes from."""
+
+    python: str | None = None
+    channel: Channel = "stable"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +121,8 @@ class _Case:
 
     catalogue: Catalogue
     machine: Machine
-    verdicts: tuple[_Verdict, ...]
+    target: Target
+    verdicts: tuple[Judgement, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,22 +130,13 @@ class _Case:
         return tuple(verdict.backend.name for verdict in self.verdicts)
 
     @property
-    def fitting(self) -> tuple[_Verdict, ...]:
+    def fitting(self) -> tuple[Judgement, ...]:
         """The CUDA backends that run here."""
         return tuple(verdict for verdict in self.verdicts if verdict.backend.cuda and verdict.obstacle is None)
 
-    def find(self, name: str) -> _Verdict | None:
+    def find(self, name: str) -> Judgement | None:
         """The verdict on one backend, or None where it isn't declared."""
         return next((verdict for verdict in self.verdicts if verdict.backend.name == name), None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Coverage:
-    """Whether a build has code for the visible GPUs: ``gap`` says for which it has none."""
-
-    gap: str | None = None
-    notes: tuple[str, ...] = ()
-    certain: bool = True
 
 
 def parse_request(word: str | None) -> Request:
@@ -123,14 +148,23 @@ def parse_request(word: str | None) -> Request:
 
 
 def choose(
-    *, catalogue: Catalogue, machine: Machine, declared: Mapping[str, str | None], request: Request, force: bool = False
+    *,
+    catalogue: Catalogue,
+    machine: Machine,
+    declared: Mapping[str, str | None],
+    request: Request,
+    force: bool = False,
+    python: str | None = None,
+    channel: Channel = "stable",
 ) -> Choice:
     """The backend for this machine. ``declared`` maps each backend with an overlay to the torch that it pins.
 
     ``force`` takes what was asked for even if this machine can't run it. Raises ProjectError where no overlay declares
     what was asked for, NoBackendError where it, or anything, doesn't run here.
     """
-    case = _Case(catalogue=catalogue, machine=machine, verdicts=_judge_all(catalogue, machine, declared))
+    target = Target(python=python, channel=channel)
+    verdicts = judge(catalogue=catalogue, machine=machine, declared=declared, target=target)
+    case = _Case(catalogue=catalogue, machine=machine, target=target, verdicts=verdicts)
     if isinstance(request, Named):
         return _named(case, request.backend, force=force)
     if isinstance(request, CudaMajor):
@@ -138,15 +172,22 @@ def choose(
     return _automatic(case)
 
 
-def obstacles(*, catalogue: Catalogue, machine: Machine, declared: Mapping[str, str | None]) -> tuple[PassedOver, ...]:
+def obstacles(
+    *, catalogue: Catalogue, machine: Machine, declared: Mapping[str, str | None], target: Target | None = None
+) -> tuple[PassedOver, ...]:
     """Every declared backend that doesn't run here, newest first, with the reason."""
-    return tuple(_told(verdict) for verdict in _judge_all(catalogue, machine, declared) if verdict.obstacle)
+    verdicts = judge(catalogue=catalogue, machine=machine, declared=declared, target=target)
+    return tuple(_told(verdict) for verdict in verdicts if verdict.obstacle)
 
 
 def uncovered(*, catalogue: Catalogue, machine: Machine, backend: str, torch: str) -> str | None:
     """Why a torch that is installed can't run on a visible GPU, as a sentence; None where it can, or nobody knows."""
-    gap = _coverage(catalogue, machine, catalogue.backend(backend), torch).gap
-    return None if gap is None else f"torch {torch} of {backend}: {gap}"
+    built = catalogue.backend(backend)
+    code = catalogue.code(backend, torch, machine.platform)
+    if built.cuda is None or code is None:
+        return None
+    judged = _code(catalogue, machine, built, torch, code)
+    return f"torch {torch} of {backend}: {judged.text}" if judged.verdict == "no" else None
 
 
 def _named(case: _Case, name: str, *, force: bool) -> Choice:
@@ -170,7 +211,7 @@ def _of_major(case: _Case, major: int, *, force: bool) -> Choice:
         raise _nothing_fits(case, message, tried=candidates, last=last)
     chosen = _best(fitting or candidates)
 
-    def why_not(other: _Verdict) -> str:
+    def why_not(other: Judgement) -> str:
         return _second_to(chosen, other) if other in candidates else f"CUDA {major} was asked for"
 
     reason = f"the newest CUDA {major} backend of this project" + _why_here(case.machine, forced=not fitting)
@@ -178,24 +219,39 @@ def _of_major(case: _Case, major: int, *, force: bool) -> Choice:
 
 
 def _automatic(case: _Case) -> Choice:
+    if case.machine.visible_gpus and case.fitting:
+        chosen = _best(case.fitting)
+        reason = "the newest CUDA backend of this project" + _why_here(case.machine, forced=False)
+        if chosen.backend.brought_by and any(_as_new(chosen, other) for other in case.fitting):
+            reason += f"; {chosen.backend.brought_by} brings it for such machines"
+        return _choice(case, chosen, reason, lambda other: _not_automatic(chosen, other))
+    said = [verdict for verdict in case.verdicts if _says_it_runs(verdict)]
+    if said:
+        name = said[0].backend.name
+        reason = f"{said[0].backend.brought_by} says that it runs here"
+        return _choice(case, said[0], reason, lambda _: f"{name} runs here" + _without_nvidia(case.machine))
     if not case.machine.visible_gpus:
         return _without_gpu(case)
-    fitting = case.fitting
-    if not fitting:
-        message = "none of this project's backends runs on this machine's GPUs"
-        last = "--cpu needs no GPU" if case.find("cpu") else "`mlenv init --backend cpu` adds the one that needs no GPU"
-        raise _nothing_fits(case, message, tried=[v for v in case.verdicts if v.backend.cuda], last=last)
-    chosen = _best(fitting)
+    message = "none of this project's backends runs on this machine's GPUs"
+    last = "--cpu needs no GPU" if case.find("cpu") else "`mlenv init --backend cpu` adds the one that needs no GPU"
+    raise _nothing_fits(case, message, tried=[v for v in case.verdicts if v.backend.cuda], last=last)
 
-    def why_not(other: _Verdict) -> str:
-        if other.backend.is_cpu:
-            return "a GPU is visible"
-        if other.backend.cuda is None:
-            return "it is no CUDA build, and taken only where it is named"
-        return _second_to(chosen, other)
 
-    reason = "the newest CUDA backend of this project" + _why_here(case.machine, forced=False)
-    return _choice(case, chosen, reason, why_not)
+def _not_automatic(chosen: Judgement, other: Judgement) -> str:
+    if other.backend.is_cpu:
+        return "a GPU is visible"
+    if other.backend.cuda is None:
+        return "it is no CUDA build, and taken only where it is named, or where no CUDA build runs"
+    return _second_to(chosen, other)
+
+
+def _says_it_runs(verdict: Judgement) -> bool:
+    """Whether it is no CUDA build, and the plugin that brings it says that it runs here."""
+    return verdict.backend.cuda is None and verdict.backend.runs is not None and verdict.obstacle is None
+
+
+def _without_nvidia(machine: Machine) -> str:
+    return "" if machine.visible_gpus else ", and no NVIDIA GPU is visible"
 
 
 def _without_gpu(case: _Case) -> Choice:
@@ -213,50 +269,74 @@ def _without_gpu(case: _Case) -> Choice:
         raise NoBackendError(
             f"{why}, and this project has no cpu overlay", hint=_hints("`mlenv init --backend cpu` writes it", also)
         )
+    if chosen.obstacle:
+        raise _nothing_fits(case, f"{why}, and the cpu backend can't be had", tried=[chosen], last="change its overlay")
     return _choice(case, chosen, why, lambda _: why)
 
 
 # ---- judging one backend
 
 
-def _judge_all(catalogue: Catalogue, machine: Machine, declared: Mapping[str, str | None]) -> tuple[_Verdict, ...]:
-    """A verdict for each declared backend, the newest CUDA first, those without CUDA last."""
+def judge(
+    *, catalogue: Catalogue, machine: Machine, declared: Mapping[str, str | None], target: Target | None = None
+) -> tuple[Judgement, ...]:
+    """A judgement on each declared backend, the newest CUDA first, those without CUDA last."""
     found = [(catalogue.backend(name), torch) for name, torch in declared.items()]
     found.sort(key=lambda item: (item[0].cuda or (0, 0), item[0].name), reverse=True)
-    return tuple(_judge(catalogue, machine, backend, torch) for backend, torch in found)
+    return tuple(_judge(catalogue, machine, backend, torch, target or Target()) for backend, torch in found)
 
 
-def _judge(catalogue: Catalogue, machine: Machine, backend: Backend, torch: str | None) -> _Verdict:
-    if backend.cuda is None:
-        note = f"mlenv can't tell whether this machine runs {backend.name}: it is no CUDA build"
-        return _Verdict(backend=backend, notes=() if backend.is_cpu else (note,))
-    obstacle = _no_build_for(machine, backend)
-    if obstacle is not None or not machine.visible_gpus:
-        return _Verdict(backend=backend, obstacle=obstacle)
-    covered = _coverage(catalogue, machine, backend, torch)
-    return _Verdict(
-        backend=backend,
-        obstacle=_driver_obstacle(catalogue, machine, backend.cuda) or covered.gap,
-        notes=_minor_note(machine, backend.cuda, backend.name) + covered.notes,
-        certain=covered.certain,
-    )
+def _judge(catalogue: Catalogue, machine: Machine, backend: Backend, torch: str | None, target: Target) -> Judgement:
+    nightly = target.channel == "nightly" or (torch is not None and is_nightly(torch))
+    notes: list[str] = []
+    criteria = [_on_platform(catalogue, machine, backend)]
+    certain = True
+    if backend.cuda is not None and criteria[0].verdict == "yes":
+        criteria += [_by_driver(catalogue, machine, backend.cuda)]
+        code = None if torch is None else catalogue.code(backend.name, torch, machine.platform, channel=target.channel)
+        if torch is not None and machine.visible_gpus:
+            criteria += [_code(catalogue, machine, backend, torch, code)]
+            certain = code is not None
+            notes += [*_minor_note(machine, backend.cuda, backend.name), *_code_notes(backend, torch, code, nightly)]
+        elif machine.visible_gpus:
+            notes += _minor_note(machine, backend.cuda, backend.name)
+    criteria += _by_plugin(machine, backend)
+    if backend.cuda is None and not backend.is_cpu and backend.runs is None:
+        notes += [f"mlenv can't tell whether this machine runs {backend.name}: it is no CUDA build"]
+    if torch is not None and not nightly:
+        existing = _existing(catalogue, backend.name, torch)
+        criteria += [existing, *_for_python(catalogue.release(torch), target.python)]
+        notes += [existing.text] if existing.verdict in ("no", "unknown") and existing.source else []
+        certain = certain and catalogue.has_build(backend.name, torch) is not False
+    return Judgement(backend=backend, torch=torch, criteria=tuple(criteria), notes=tuple(notes), certain=certain)
 
 
-def _no_build_for(machine: Machine, backend: Backend) -> str | None:
+def _on_platform(catalogue: Catalogue, machine: Machine, backend: Backend) -> Criterion:
+    name: Literal["platform"] = "platform"
+    if catalogue.builds_for(backend.name, machine.platform):
+        return Criterion(name=name, verdict="yes", text=machine.platform, source=backend.source)
     if machine.os == "macos":
-        return "there are no CUDA builds for macOS"
-    if machine.os == "windows" and not backend.windows:
-        return "there are no Windows builds of it"
-    return None
+        return Criterion(name=name, verdict="no", text="there are no CUDA builds for macOS")
+    where = "Windows" if machine.os == "windows" else machine.arch
+    return Criterion(name=name, verdict="no", text=f"there are no {where} builds of it", source=backend.source)
 
 
-def _driver_obstacle(catalogue: Catalogue, machine: Machine, cuda: Version) -> str | None:
-    """Why the driver doesn't run builds of that CUDA major. Without a CUDA version from NVML, its number decides."""
-    if machine.cuda is not None and machine.cuda[0] >= cuda[0]:
-        return None
+def _by_driver(catalogue: Catalogue, machine: Machine, cuda: Version) -> Criterion:
+    """Whether the driver runs builds of that CUDA major. Without a CUDA version from NVML, its number decides."""
     floor = catalogue.driver_floors.get(cuda[0])
+    source = floor.source if floor is not None else ""
+    if not machine.visible_gpus:
+        return Criterion(name="driver", verdict="skipped", text="no GPU is visible", source=source)
     # On WSL2 the driver is the one of Windows, and so is its number.
     oldest = None if floor is None else floor.windows if machine.os == "windows" or machine.wsl else floor.linux
+    obstacle = _driver_obstacle(machine, cuda, oldest)
+    runs = f"{machine.driver or 'number unknown'} runs builds of CUDA {cuda[0]}"
+    return Criterion(name="driver", verdict="no" if obstacle else "yes", text=obstacle or runs, source=source)
+
+
+def _driver_obstacle(machine: Machine, cuda: Version, oldest: str | None) -> str | None:
+    if machine.cuda is not None and machine.cuda[0] >= cuda[0]:
+        return None
     needs = f"{_NEEDS_DRIVER} for CUDA {cuda[0]}" + (f" ({oldest} or newer)" if oldest else "")
     if machine.cuda is not None:
         return f"{needs}; this one ({machine.driver or 'number unknown'}) goes to CUDA {dotted(machine.cuda)}"
@@ -267,22 +347,96 @@ def _driver_obstacle(catalogue: Catalogue, machine: Machine, cuda: Version) -> s
     return None
 
 
-def _coverage(catalogue: Catalogue, machine: Machine, backend: Backend, torch: str | None) -> _Coverage:
-    """What a build lacks code for, over all visible GPUs. An overlay without torch has nothing to be judged by."""
-    if torch is None or backend.cuda is None:
-        return _Coverage()
-    code = catalogue.code(backend.name, torch, machine.platform)
+def _code(catalogue: Catalogue, machine: Machine, backend: Backend, torch: str, code: Code | None) -> Criterion:
+    """Whether a build has code for every visible GPU."""
+    name: Literal["compute capability"] = "compute capability"
     if code is None:
-        note = f"mlenv doesn't know which GPUs torch {torch} of {backend.name} has code for: only the driver was judged"
-        return _Coverage(notes=(note,), certain=False)
-    note = f"torch {torch} of {backend.name} is not in mlenv's catalogue; the GPUs it has code for are its neighbours'"
-    missing = [gpu for gpu in machine.visible_gpus if not _runs(catalogue, code.architectures, gpu, backend.cuda)]
-    gap = _missing_in_words(missing, code.architectures) if missing else None
-    return _Coverage(gap=gap, notes=() if code.exact else (note,))
+        text = f"mlenv doesn't know which GPUs torch {torch} of {backend.name} has code for: only the driver was judged"
+        return Criterion(name=name, verdict="unknown", text=text)
+    cuda = backend.cuda or (0, 0)
+    missing = [gpu for gpu in machine.visible_gpus if not _runs(catalogue, machine, code, gpu, cuda)]
+    if missing:
+        text = _missing_in_words(missing, code.architectures) + _almost(catalogue, code, missing, cuda)
+        return Criterion(name=name, verdict="no", text=text, source=code.source)
+    capabilities = ", ".join(dotted(cc) for cc in sorted({gpu.compute_capability for gpu in machine.visible_gpus}))
+    text = f"code for {', '.join(_as_capabilities(code.architectures))} runs on {capabilities}"
+    return Criterion(name=name, verdict="yes", text=text, source=code.source)
 
 
-def _runs(catalogue: Catalogue, architectures: tuple[int, ...], gpu: Gpu, cuda: Version) -> bool:
-    return any(catalogue.sass.runs(cubin, device=gpu.compute_capability, cuda=cuda) for cubin in architectures)
+def _runs(catalogue: Catalogue, machine: Machine, code: Code, gpu: Gpu, cuda: Version) -> bool:
+    """Whether a GPU runs machine code of the build, or its PTX, which only a driver as new as the build compiles."""
+    if any(catalogue.sass.runs(cubin, device=gpu.compute_capability, cuda=cuda) for cubin in code.architectures):
+        return True
+    return _has_ptx(code, gpu) and machine.cuda is not None and machine.cuda >= cuda
+
+
+def _has_ptx(code: Code, gpu: Gpu) -> bool:
+    return any(ptx <= gpu.compute_capability[0] * 10 + gpu.compute_capability[1] for ptx in code.ptx)
+
+
+def _almost(catalogue: Catalogue, code: Code, missing: list[Gpu], cuda: Version) -> str:
+    """What would make it run all the same: a driver that compiles its PTX, a build for an integrated GPU."""
+    if all(_has_ptx(code, gpu) for gpu in missing):
+        return f"; its PTX would run with a driver of CUDA {dotted(cuda)} or newer"
+    later = catalogue.sass.relaxed_from
+    if cuda < later and all(
+        any(catalogue.sass.runs(cubin, device=gpu.compute_capability, cuda=later) for cubin in code.architectures)
+        for gpu in missing
+    ):
+        return f"; builds for servers run on this integrated GPU from CUDA {dotted(later)} on"
+    return ""
+
+
+def _code_notes(backend: Backend, torch: str, code: Code | None, nightly: bool) -> Iterable[str]:  # noqa: FBT001
+    if code is None:
+        yield f"mlenv doesn't know which GPUs torch {torch} of {backend.name} has code for: only the driver was judged"
+    elif nightly:
+        yield f"a nightly of {backend.name} is not in mlenv's catalogue; it should run on the newest release's GPUs"
+    elif not code.exact:
+        told = f"torch {torch} of {backend.name} is not in mlenv's catalogue"
+        yield f"{told}; the GPUs it has code for are its neighbours'"
+
+
+def _by_plugin(machine: Machine, backend: Backend) -> Iterable[Criterion]:
+    """What the plugin says that brings it. A CUDA build also runs without a GPU, so it is asked only where one is."""
+    if backend.brought_by is None:
+        return
+    source = backend.brought_by
+    if backend.runs is None or (backend.cuda is not None and not machine.visible_gpus):
+        yield Criterion(name="plugin", verdict="skipped", text=f"{source} brings it", source=source)
+        return
+    reason = backend.runs(backend.name, machine)
+    verdict: Literal["yes", "no"] = "yes" if reason is None else "no"
+    yield Criterion(name="plugin", verdict=verdict, text=reason or f"{source} says that it runs", source=source)
+
+
+def _existing(catalogue: Catalogue, backend: str, torch: str) -> Criterion:
+    """Whether that torch has a build of the backend; no obstacle, as the overlay may know better."""
+    name: Literal["torch release"] = "torch release"
+    release, there = catalogue.release(torch), catalogue.has_build(backend, torch)
+    if there:
+        return Criterion(name=name, verdict="yes", text=f"torch {torch} has a {backend} build", source=_source(release))
+    last = catalogue.newest_release(backend)
+    known = f"; {last.torch} is the last it knows" if last is not None and release is not None else ""
+    text = f"mlenv knows no {backend} build of torch {torch}{known}"
+    return Criterion(name=name, verdict="unknown", text=text, source=_source(release))
+
+
+def _source(release: Release | None) -> str:
+    return f"torch {release.torch}: {release.source}" if release is not None else ""
+
+
+def _for_python(release: Release | None, python: str | None) -> Iterable[Criterion]:
+    if release is None or python is None:
+        return
+    minor = ".".join(python.split(".")[:2])
+    if minor in release.python:
+        text = f"torch {release.torch} has wheels for Python {minor}"
+        yield Criterion(name="Python", verdict="yes", text=text, source=_source(release))
+        return
+    span = f"{release.python[0]} to {release.python[-1]} do" if len(release.python) > 1 else f"{release.python[0]} does"
+    text = f"torch {release.torch} has no wheels for Python {minor}; {span}"
+    yield Criterion(name="Python", verdict="no", text=text, source=_source(release))
 
 
 def _minor_note(machine: Machine, cuda: Version, name: str) -> tuple[str, ...]:
@@ -296,18 +450,24 @@ def _minor_note(machine: Machine, cuda: Version, name: str) -> tuple[str, ...]:
 # ---- choosing among verdicts
 
 
-def _best(fitting: Iterable[_Verdict]) -> _Verdict:
-    """The newest CUDA; a build that nobody knows anything about only where there is no other."""
-    return max(fitting, key=lambda verdict: (verdict.certain, verdict.backend.cuda or (0, 0)))
+def _best(fitting: Iterable[Judgement]) -> Judgement:
+    """The newest CUDA, a plugin's before PyTorch's; what nobody knows anything about only where there is no other."""
+    return max(fitting, key=lambda v: (v.certain, v.backend.cuda or (0, 0), v.backend.brought_by is not None))
 
 
-def _second_to(chosen: _Verdict, other: _Verdict) -> str:
+def _as_new(one: Judgement, other: Judgement) -> bool:
+    return one != other and one.backend.cuda == other.backend.cuda
+
+
+def _second_to(chosen: Judgement, other: Judgement) -> str:
     """Why one that may run, too, comes after the chosen one."""
     name = chosen.backend.name
+    if other.certain and _as_new(chosen, other) and chosen.backend.brought_by:
+        return f"{name} is as new, and {chosen.backend.brought_by} brings it for such machines"
     return f"{name} is newer" if other.certain else f"it may run too, but {name} is known to; name it to take it"
 
 
-def _choice(case: _Case, chosen: _Verdict, reason: str, why_not: Callable[[_Verdict], str]) -> Choice:
+def _choice(case: _Case, chosen: Judgement, reason: str, why_not: Callable[[Judgement], str]) -> Choice:
     """``why_not`` says why a backend that has no obstacle was passed over."""
     name = chosen.backend.name
     others = (verdict for verdict in case.verdicts if verdict != chosen)
@@ -344,7 +504,7 @@ def _no_major(case: _Case, major: int) -> ProjectError:
     )
 
 
-def _nothing_fits(case: _Case, message: str, *, tried: list[_Verdict], last: str) -> NoBackendError:
+def _nothing_fits(case: _Case, message: str, *, tried: list[Judgement], last: str) -> NoBackendError:
     """NoBackendError with a line for each backend that was tried, and what this machine could run instead.
 
     ``last`` is the last resort its hint ends with.
@@ -364,10 +524,16 @@ def _nothing_fits(case: _Case, message: str, *, tried: list[_Verdict], last: str
 
 def _could_add(case: _Case) -> list[str]:
     """The CUDA backends of the catalogue that run here with the newest torch that has them, newest first."""
-    newest = {name: case.catalogue.newest_release(name) for name in case.catalogue.backends}
-    torches = {name: release.torch for name, release in newest.items() if release is not None}
-    verdicts = _judge_all(case.catalogue, case.machine, torches)
+    torches = newest_builds(case.catalogue, python=case.target.python)
+    verdicts = judge(catalogue=case.catalogue, machine=case.machine, declared=torches, target=case.target)
     return [v.backend.name for v in verdicts if v.backend.cuda and v.obstacle is None and v.certain]
+
+
+def newest_builds(catalogue: Catalogue, *, python: str | None = None) -> dict[str, str | None]:
+    """Each backend of the catalogue with the newest torch that has it, and wheels for that Python."""
+    minor = None if python is None else ".".join(python.split(".")[:2])
+    newest = {name: catalogue.newest_release(name, python=minor) for name in catalogue.backends}
+    return {name: release.torch for name, release in newest.items() if release is not None}
 
 
 def _examples(case: _Case) -> str:
@@ -379,7 +545,7 @@ def _hints(*hints: str | None) -> str:
     return "; or ".join(hint for hint in hints if hint)
 
 
-def _told(verdict: _Verdict) -> PassedOver:
+def _told(verdict: Judgement) -> PassedOver:
     return PassedOver(backend=verdict.backend.name, reason=verdict.obstacle or "")
 
 
@@ -395,13 +561,17 @@ def _missing_in_words(missing: list[Gpu], architectures: tuple[int, ...]) -> str
 
 def _range(architectures: tuple[int, ...], missing: list[Gpu]) -> str:
     """``7.5 to 12.0 do``, or each one where a missing GPU lies in between."""
-    known = [dotted(divmod(number, 10)) for number in sorted(architectures)]
+    known = _as_capabilities(architectures)
     numbers = [gpu.compute_capability[0] * 10 + gpu.compute_capability[1] for gpu in missing]
     if not known:
         return "no GPU's code is known to be"
     if len(known) == 1 or any(min(architectures) < number < max(architectures) for number in numbers):
         return f"it has code for {', '.join(known)}"
     return f"{known[0]} to {known[-1]} do"
+
+
+def _as_capabilities(architectures: tuple[int, ...]) -> list[str]:
+    return [dotted(divmod(number, 10)) for number in sorted(architectures)]
 
 
 def _why_here(machine: Machine, *, forced: bool) -> str:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from mlenv.catalogue_rows import Rows
+    from mlenv.machine import Machine
 
 Version = tuple[int, int]
 Channel = Literal["stable", "nightly"]
 
 _CUDA_NAME = re.compile(r"cu(\d{2,4})")
 _MINOR = re.compile(r"(\d+)\.(\d+)")
+_NEWER_THAN_ALL = (9999, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,25 +27,42 @@ class DriverFloor:
     cuda_major: int
     linux: str
     windows: str
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeRow:
-    """For which GPUs (75 = compute capability 7.5) the wheels of some torch minors carry code, by architecture."""
+    """For which GPUs (75 = compute capability 7.5) the wheels of some torch minors carry code, by architecture.
+
+    ``ptx_linux``: the PTX in the Linux wheels, which a driver compiles for GPUs as new or newer.
+    """
 
     torch: tuple[Version, ...]
     architectures: Mapping[str, tuple[int, ...]]
-    source: str
+    ptx_linux: tuple[int, ...] = ()
+    source: str = ""
+
+
+Runs = Callable[[str, "Machine"], str | None]
+"""(backend, machine) → why it does not run there, or None where it does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """One backend. ``cuda`` is None for the CPU build and for what is no CUDA build at all."""
+    """One backend. ``cuda`` is None for the CPU build and for what is no CUDA build at all.
+
+    ``index`` is where its wheels are, where that is not PyTorch's. ``brought_by`` is the installed package that knows
+    it, and ``runs`` is what that package says of a machine.
+    """
 
     name: str
     cuda: Version | None
     windows: bool = True
     code: tuple[CodeRow, ...] = ()
+    index: str | None = None
+    source: str = ""
+    brought_by: str | None = None
+    runs: Runs | None = field(default=None, compare=False)
 
     @property
     def is_cpu(self) -> bool:
@@ -63,6 +85,7 @@ class Release:
     backends: tuple[str, ...]
     unconfirmed: tuple[str, ...] = ()
     pypi: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +94,8 @@ class Code:
 
     architectures: tuple[int, ...]
     exact: bool
+    ptx: tuple[int, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +124,19 @@ class SassRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
-    """Everything in data/catalogue.toml. ``releases`` come newest first; ``backends`` holds the known ones by name."""
+    """Everything in data/catalogue.toml. ``releases`` come newest first; ``backends`` holds the known ones by name.
+
+    ``toolkit_drivers``: the Linux driver that came with a CUDA version, and has all of its features.
+    ``nightly_ptx``: the PTX in the nightly wheels for Linux.
+    """
 
     backends: Mapping[str, Backend]
     releases: tuple[Release, ...]
     driver_floors: Mapping[int, DriverFloor]
     sass: SassRule
     index_urls: Mapping[str, str]
+    toolkit_drivers: Mapping[Version, str] = field(default_factory=dict)
+    nightly_ptx: tuple[int, ...] = ()
 
     def backend(self, name: str) -> Backend:
         """The backend, known or read by rule: ``cu140`` is CUDA 14.0; any other name is no CUDA build."""
@@ -137,23 +168,34 @@ class Catalogue:
         code = self.code(backend, torch_version, platform)
         return code.architectures if code is not None and code.exact else None
 
-    def code(self, backend: str, torch_version: str, platform: str) -> Code | None:
+    def code(self, backend: str, torch_version: str, platform: str, *, channel: Channel = "stable") -> Code | None:
         """What a build carries code for. For a torch minor without a row, what its neighbours have in common.
 
-        None where no row of that backend and architecture is of this minor or an older one.
+        A nightly is newer than every row. None where no row of that backend and architecture is of this minor or an
+        older one.
         """
-        minor = minor_of(torch_version)
-        arch = platform.partition("-")[2]
-        rows = {
-            m: row.architectures[arch]
-            for row in self.backend(backend).code
-            if arch in row.architectures
-            for m in row.torch
-        }
+        nightly = channel == "nightly" or is_nightly(torch_version)
+        minor = _NEWER_THAN_ALL if channel == "nightly" else minor_of(torch_version)
+        system, _, arch = platform.partition("-")
+        rows = {m: row for row in self.backend(backend).code if arch in row.architectures for m in row.torch}
         if minor is None or (older := max((m for m in rows if m <= minor), default=None)) is None:
             return None
         newer = min((m for m in rows if m >= minor), default=older)
-        return Code(architectures=tuple(a for a in rows[older] if a in rows[newer]), exact=older == minor)
+        one, other = rows[older], rows[newer]
+        ptx = self.nightly_ptx if nightly else tuple(p for p in one.ptx_linux if p in other.ptx_linux)
+        return Code(
+            architectures=tuple(a for a in one.architectures[arch] if a in other.architectures[arch]),
+            exact=older == minor and not nightly,
+            ptx=ptx if system == "linux" else (),
+            source=one.source,
+        )
+
+    def has_build(self, backend: str, torch_version: str) -> bool | None:
+        """Whether that torch has a build of the backend; None where nobody knows: a torch or a backend that is new."""
+        release = self.release(torch_version)
+        if release is None or backend in release.unconfirmed or self.newest_release(backend) is None:
+            return None
+        return backend in release.backends
 
     def builds_for(self, backend: str, platform: str) -> bool:
         """Whether the backend can exist on a platform: no CUDA on macOS, and not each one on Windows or aarch64."""
@@ -166,7 +208,10 @@ class Catalogue:
         return system == "linux" or (system == "windows" and known.windows)
 
     def index_url(self, backend: str, *, channel: Channel = "stable") -> str:
-        """The URL of the PyTorch index that carries a backend."""
+        """The URL of the index that carries a backend: its own, or the PyTorch project's."""
+        own = self.backend(backend).index
+        if own is not None and channel == "stable":
+            return own
         return self.index_urls[channel].format(backend=backend)
 
 
@@ -186,43 +231,86 @@ def minor_of(torch_version: str) -> Version | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def is_nightly(torch_version: str) -> bool:
+    """Whether a version is a nightly's: ``2.16.0.dev20261120+cu132``."""
+    return ".dev" in torch_version
+
+
 @cache
 def load() -> Catalogue:
     """The catalogue that comes with mlenv."""
+    return parse(document())
+
+
+@cache
+def document() -> Mapping[str, Any]:
+    """data/catalogue.toml, as it is."""
     import pkgutil  # importlib.resources costs ten times as much to import
     import tomllib
 
     text = pkgutil.get_data("mlenv.data", "catalogue.toml")
     assert text is not None
-    return parse(tomllib.loads(text.decode("utf-8")))
+    return tomllib.loads(text.decode("utf-8"))
+
+
+def extended(*, below: Rows, above: Rows) -> Catalogue:
+    """The catalogue with more rows: what mlenv knows counts before those ``below``, those ``above`` before all."""
+    from packaging.version import Version as Release
+
+    from mlenv.catalogue_rows import KEYS, joined
+
+    own = document()
+    rows = {kind: joined(kind, below.get(kind, ()), own[kind], above.get(kind, ())) for kind in KEYS}
+    rows["release"].sort(key=lambda row: Release(row["torch"]), reverse=True)
+    return parse({**own, **rows})
+
+
+def brought(catalogue: Catalogue, by: Mapping[str, tuple[str, Runs | None]]) -> Catalogue:
+    """The catalogue, and who brought which backend: name → (package, what it says of machines)."""
+    told = {
+        name: replace(catalogue.backends[name], brought_by=package, runs=runs) for name, (package, runs) in by.items()
+    }
+    return replace(catalogue, backends={**catalogue.backends, **told})
 
 
 def parse(data: Mapping[str, Any]) -> Catalogue:
     """The catalogue of a parsed TOML document of data/catalogue.toml's shape."""
-    floors = {row["cuda_major"]: row for row in data["driver_family"]}
+    drivers = data.get("toolkit_driver", {})
     return Catalogue(
         backends={row["name"]: _backend(row) for row in data["backend"]},
         releases=tuple(_release(row) for row in data["release"]),
-        driver_floors={
-            major: DriverFloor(cuda_major=major, linux=row["linux"], windows=row["windows"])
-            for major, row in floors.items()
-        },
+        driver_floors={row["cuda_major"]: _floor(row) for row in data["driver_family"]},
         sass=_sass(data["sass"]),
         index_urls={channel: data["index"][channel] for channel in ("stable", "nightly")},
+        toolkit_drivers={
+            _version(cuda): row["linux"] for cuda, row in drivers.items() if isinstance(row, Mapping) and "linux" in row
+        },
+        nightly_ptx=tuple(data.get("nightly", {}).get("ptx_linux", ())),
     )
 
 
+def _floor(row: Mapping[str, Any]) -> DriverFloor:
+    source = row.get("source", "")
+    return DriverFloor(cuda_major=row["cuda_major"], linux=row["linux"], windows=row["windows"], source=source)
+
+
 def _backend(row: Mapping[str, Any]) -> Backend:
-    cuda = _version(row["cuda"]) if "cuda" in row else None
-    code = tuple(_code_row(item) for item in row.get("code", ()))
-    return Backend(name=row["name"], cuda=cuda, windows=row["windows"], code=code)
+    return Backend(
+        name=row["name"],
+        cuda=_version(row["cuda"]) if "cuda" in row else cuda_of(row["name"]),
+        windows=row.get("windows", True),
+        code=tuple(_code_row(item) for item in row.get("code", ())),
+        index=row.get("index"),
+        source=row.get("source", ""),
+    )
 
 
 def _code_row(item: Mapping[str, Any]) -> CodeRow:
     return CodeRow(
         torch=tuple(_version(text) for text in item["torch"]),
         architectures={arch: tuple(item[arch]) for arch in ("x86_64", "aarch64") if arch in item},
-        source=item["source"],
+        ptx_linux=tuple(item.get("ptx_linux", ())),
+        source=item.get("source", ""),
     )
 
 
@@ -234,7 +322,8 @@ def _release(row: Mapping[str, Any]) -> Release:
         python=tuple(row["python"]),
         backends=tuple(row["backends"]),
         unconfirmed=tuple(row.get("unconfirmed", ())),
-        pypi=dict(row["pypi"]),
+        pypi=dict(row.get("pypi", {})),
+        source=row.get("source", ""),
     )
 
 

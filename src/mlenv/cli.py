@@ -14,13 +14,16 @@ from contextlib import suppress
 from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from mlenv import __version__
 from mlenv.errors import ExitCode, FaultError, MlenvError, UsageError
 from mlenv.session import Session, silence
+
+if TYPE_CHECKING:
+    from mlenv.lock_options import LockOptions
 
 ISSUES = "this is a fault of mlenv; run again with -vv and report what it prints"
 _WHOLE = "the lock and the environment are whole: the old one, or the new one"
@@ -156,6 +159,14 @@ _PATHS = click.Path(path_type=Path)
     metavar="B",
     help="Prove on this backend only (`--check` then calls the others new); repeatable.",
 )
+@click.option(
+    "--machine",
+    "machines",
+    multiple=True,
+    type=_PATHS,
+    metavar="FILE",
+    help="Prove on the backend that this machine gets (`mlenv detect --json` printed it); repeatable.",
+)
 @click.option("--python-version", "python", metavar="VERSION", help="The Python the lock is for, such as 3.12.")
 @click.option("--universal", is_flag=True, help="One lock for every platform that mlenv knows.")
 @click.option("-o", "--output-file", "output", type=_PATHS, metavar="FILE", help="Write this lock.")
@@ -182,7 +193,7 @@ _PATHS = click.Path(path_type=Path)
     help="Wait for another mlenv.",
 )
 @command()
-def lock_command(session: Session, *, wait: float, **options: Any) -> None:
+def lock_command(session: Session, *, wait: float, machines: tuple[Path, ...], **options: Any) -> None:
     """Resolve the Application against every overlay and write the lock.
 
     Existing pins and hashes stay unless an upgrade is asked for. SRC, -o and what follows it are pip-compile's: without
@@ -195,6 +206,7 @@ def lock_command(session: Session, *, wait: float, **options: Any) -> None:
     mlenv lock --dry-run -U               what a full upgrade would change
     mlenv lock --check                    for hooks and CI
     mlenv lock dev.in -o dev.txt          another pair of files
+    mlenv lock --machine node7.json       proven on the backend that this machine gets
     """
     from mlenv import freshness
     from mlenv.commands import lock
@@ -202,6 +214,8 @@ def lock_command(session: Session, *, wait: float, **options: Any) -> None:
 
     asked = LockOptions(**options)
     asked.refuse_contradictions()
+    if machines:
+        asked = _for_machines(session, asked, machines)
     overrides = asked.overrides(session.root)
     only_looked = asked.check and not asked.resolve
     if only_looked and (found := freshness.unchanged(session.root, overrides)) is not None:
@@ -219,6 +233,20 @@ def lock_command(session: Session, *, wait: float, **options: Any) -> None:
     if asked.check:
         session.show(lock.check_by_resolving(project, session.uv(), wish, progress=session.progress))
     session.show(lock.lock(project, session.uv(), wish, dry_run=asked.dry_run, wait=wait, progress=session.progress))
+
+
+def _for_machines(session: Session, asked: LockOptions, files: tuple[Path, ...]) -> LockOptions:
+    """The same for the backends that described machines get, of all that the project has."""
+    from dataclasses import replace
+
+    from mlenv import selection
+
+    if asked.backends:
+        raise UsageError("--machine and --backend both choose backends", hint="give one of them")
+    project = session.project(asked.overrides(session.root))
+    chosen = selection.for_fleet(project, {str(path): session.described(path) for path in files})
+    session.progress(f"the machines described get {', '.join(chosen)}")
+    return replace(asked, backends=chosen)
 
 
 def _request(word: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -280,7 +308,7 @@ def _backend_options(function: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="Wait for another mlenv.",
 )
-@command(backend=True)
+@command(backend=True, machine=True)
 def sync_command(
     session: Session,
     *,
@@ -314,9 +342,12 @@ def sync_command(
     from mlenv.build import Verify
     from mlenv.commands import sync
 
+    if session.machine_file is not None and not dry_run:
+        told = "--machine describes another machine, and nothing can be built for it here"
+        raise UsageError(told, hint="add --dry-run to see what it would get")
     project = session.project().of_channel("nightly" if nightly else "stable")
     machine = session.machine()
-    chosen = selection.select(project, machine, backend=backend, flag=request, force=force)
+    chosen = selection.select(project, machine, backend=backend, flag=request, force=force, channel=project.channel)
     for note in chosen.notes:
         session.progress(f"note: {note}")
     asked = sync.Request(
@@ -328,6 +359,7 @@ def sync_command(
         verify=Verify(verify),
         rebuild=rebuild,
         locked=locked or selection.in_ci(session.environ),
+        described=session.machine_file is not None,
         wait=wait,
     )
     if check:
@@ -389,13 +421,15 @@ def doctor_command(session: Session) -> None:
 
 @cli.command("detect")
 @_backend_options
+@click.option("--why", is_flag=True, help="Every criterion of every backend, with the source of each fact.")
 @command(backend=True, machine=True)
-def detect_command(session: Session, *, backend: str | None, request: str | None) -> None:
+def detect_command(session: Session, *, backend: str | None, request: str | None, why: bool) -> None:
     """What this machine is, which backend it gets, and why each other one was passed over.
 
     \b
-    mlenv detect              driver, CUDA, GPUs, backend
+    mlenv detect              driver, CUDA, GPUs, backend, and what would come next
     mlenv detect --cuda12     what --cuda12 would choose
+    mlenv detect --why        the whole reasoning
     mlenv detect --json       for programs
     mlenv detect --machine node7.json     what another machine would get
     """
@@ -403,14 +437,16 @@ def detect_command(session: Session, *, backend: str | None, request: str | None
     from mlenv.commands import detect
 
     project = session.project()
-    session.show(
-        detect.detect(
-            catalogue=project.catalogue,
-            machine=session.machine(),
-            declared=selection.declared(project),
-            request=selection.as_request(backend=backend, flag=request),
-        )
+    asked = detect.Question(
+        catalogue=project.usable_catalogue,
+        machine=session.machine(),
+        declared=selection.declared(project),
+        request=selection.as_request(backend=backend, flag=request),
+        python=project.target_python[0],
+        why=why,
+        findings=project.plugins.findings,
     )
+    session.show(detect.detect(asked))
 
 
 @cli.command("export")

@@ -39,10 +39,10 @@ def overlays(project: Project) -> dict[str, str]:
 
 
 def settings(project: Project) -> str:
-    """The digest of the settings that shape the lock, uv.toml's bounds on upload times among them."""
+    """The digest of the settings that shape the lock, uv.toml's bounds and names that plugins add among them."""
     from mlenv.settings import lock_meaning
 
-    return digest(lock_meaning(project.settings) + project.upload_bounds)
+    return digest(lock_meaning(project.settings) + project.upload_bounds + project.plugin_names[1])
 
 
 def check_lock(project: Project) -> tuple[Finding, ...]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlenv.indexes import Indexes
     from mlenv.lockfile import Lock, Pin
     from mlenv.overlay import Overlay
+    from mlenv.plugins import Plugins
     from mlenv.record import Record
     from mlenv.requirements import Requirements
     from mlenv.settings import Settings
@@ -169,11 +170,50 @@ class Project:
         return "".join(f"{key} = {said[key]}\n" for key in sorted(said) if key.startswith("exclude-newer"))
 
     @cached_property
-    def catalogue(self) -> Catalogue:
-        """Backends and releases, as they come with mlenv."""
-        from mlenv.catalogue import load
+    def plugins(self) -> Plugins:
+        """The packages beside mlenv that bring backends."""
+        from mlenv.system.entry_points import installed
 
-        return load()
+        return installed()
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Backends and releases: mlenv's, those of plugins, and the project's own rows. Raises ProjectError."""
+        self.plugins.refuse_broken()
+        return self.usable_catalogue
+
+    @cached_property
+    def usable_catalogue(self) -> Catalogue:
+        """The same, without the plugins that can't be used. Raises ProjectError for the project's own rows."""
+        own = self.settings.catalogue
+        if not own and not self.plugins.usable:
+            from mlenv.catalogue import load
+
+            return load()
+        from mlenv import catalogue, catalogue_rows, plugins
+
+        known = catalogue.document()
+        brought = [row for plugin in self.plugins.usable for row in plugin.rows.get("backend", ())]
+        catalogue_rows.require_complete(own, {**known, "backend": [*known["backend"], *brought]}, wrong=self._wrong_row)
+        return plugins.with_rows(self.plugins, own)
+
+    def _wrong_row(self, where: tuple[str | int, ...], message: str, hint: str) -> MlenvError:
+        from mlenv.catalogue_rows import written
+
+        keys = ("catalogue", *where)
+        line = line_of(self.root, keys)
+        return ProjectError(f"{written(keys)} {message}", path=PROJECT_FILE, line=line, hint=hint)
+
+    @cached_property
+    def plugin_names(self) -> tuple[tuple[str, ...], str]:
+        """(more names of the foundation, their meaning for a digest), by the plugins whose backends this lock is on."""
+        from mlenv.plugins import may_bring
+
+        backends = [name for name in self.locked_overlays if may_bring(name)]
+        if not backends:
+            return (), ""
+        found = self.plugins.of_backends(backends)
+        return tuple(name for p in found for name in (*p.exact, *p.patterns)), self.plugins.meaning(backends)
 
     @cached_property
     def names(self) -> FoundationNames:
@@ -182,8 +222,10 @@ class Project:
 
         chosen = self.settings.foundation
         roots = (root.partition("[")[0].strip() for root in chosen.roots)
+        known = known_names()
         include = (*chosen.include, *self.settings.unsafe_packages, *roots)
-        return replace(known_names(), include=include, exclude=tuple(chosen.exclude))
+        patterns = (*known.patterns, *self.plugin_names[0])
+        return replace(known, patterns=patterns, include=include, exclude=tuple(chosen.exclude))
 
     @cached_property
     def target_python(self) -> tuple[str, str]:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlenv.errors import UsageError
+from mlenv.errors import NoBackendError, ProjectError, UsageError
 from mlenv.project import Project
 
 if TYPE_CHECKING:
     from mlenv.backend import Choice, Request
+    from mlenv.catalogue import Channel
     from mlenv.machine import Machine
 
 
@@ -37,7 +38,28 @@ def as_request(*, backend: str | None, flag: str | None) -> Request:
     return parse_request(backend or flag)
 
 
-def select(project: Project, machine: Machine, *, backend: str | None, flag: str | None, force: bool) -> Choice:
+def observe(environ: Mapping[str, str]) -> Machine:
+    """This machine, with what the installed plugins see of it."""
+    from mlenv.system import probe
+    from mlenv.system.entry_points import installed
+
+    seen, plugins = probe.observe(environ), installed()
+    if not plugins.usable:
+        return seen
+    from mlenv.plugins import with_facts
+
+    return with_facts(seen, plugins, environ, root=Path("/"))
+
+
+def select(
+    project: Project,
+    machine: Machine,
+    *,
+    backend: str | None,
+    flag: str | None,
+    force: bool,
+    channel: Channel = "stable",
+) -> Choice:
     """The backend for this call: command line, then settings, then detection.
 
     Raises UsageError where CI is set and nothing says which, NoBackendError, ProjectError.
@@ -57,9 +79,34 @@ def select(project: Project, machine: Machine, *, backend: str | None, flag: str
         declared=declared(project),
         request=as_request(backend=named, flag=flag),
         force=force,
+        python=project.target_python[0],
+        channel=channel,
     )
     said_by = project.settings.origins.get("backend", "[tool.mlenv] backend")
     return replace(chosen, reasons=(f"the setting says so: {said_by}",)) if from_settings else chosen
+
+
+def for_fleet(project: Project, machines: Mapping[str, Machine]) -> tuple[str, ...]:
+    """The backends that these machines get (by the file that describes each), in the order of the overlays.
+
+    Raises ProjectError for a platform that the lock isn't made for, NoBackendError where nothing fits one of them.
+    """
+    chosen: set[str] = set()
+    for path, machine in machines.items():
+        platforms = project.settings.platforms
+        if machine.platform not in platforms:
+            written = ", ".join(f'"{name}"' for name in (*platforms, machine.platform))
+            raise ProjectError(
+                f"is {machine.platform}, and the lock is made for {', '.join(platforms)}",
+                path=path,
+                hint=f"add it: [tool.mlenv] platforms = [{written}]",
+            )
+        fleet = replace(project, environ={})  # a laptop's or a CI's own variables say nothing of it
+        try:
+            chosen.add(select(fleet, machine, backend=None, flag=None, force=False).backend)
+        except NoBackendError as error:
+            raise NoBackendError(error.message, path=path, hint=error.hint) from error
+    return tuple(name for name in project.overlays if name in chosen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +167,7 @@ def environment_path(project: Project, backend: str | None, *, asked: Path | Non
 
 def _detected(project: Project) -> str:
     """The backend of the settings, else the one this machine gets, as ``sync`` chooses it."""
-    from mlenv.system import probe
-
-    return select(project, probe.observe(project.environ), backend=None, flag=None, force=True).backend
+    return select(project, observe(project.environ), backend=None, flag=None, force=True).backend
 
 
 def _not_the_project(project: Project, path: Path, *, said_by: str) -> Path:

@@ -105,16 +105,22 @@ class Session:
     def machine(self) -> Machine:
         """The machine as it is observed, or as ``--machine FILE`` describes one."""
         if self.machine_file is not None:
-            from mlenv import machine
-            from mlenv.textfile import read_text
+            return self.described(self.machine_file)
+        from mlenv import selection
 
-            text = read_text(self.machine_file, shown=str(self.machine_file), utf16=True)
-            if text is None:
-                raise UsageError(f"--machine {self.machine_file}: there is no such file")
-            return machine.parse(text, path=str(self.machine_file))
-        from mlenv.system import probe
+        return selection.observe(self.environ)
 
-        return probe.observe(self.environ)
+    def described(self, path: Path) -> Machine:
+        """The machine that a file describes. Raises UsageError where there is none, ProjectError for a mistake."""
+        from mlenv import machine
+        from mlenv.textfile import read_text
+
+        text = read_text(path, shown=str(path), utf16=True)
+        if text is None:
+            raise UsageError(
+                f"--machine {path}: there is no such file", hint="`mlenv detect --json` on that machine prints one"
+            )
+        return machine.parse(text, path=str(path))
 
     def _hinted(self, hint: str) -> str:
         """The hint, its commands such that they do it from this folder and for the lock that was asked for."""

@@ -13,12 +13,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlenv import __version__, platforms
 from mlenv.errors import FaultError, MlenvError, ProjectError, UsageError, did_you_mean
 from mlenv.report import Finding
 from mlenv.textfile import read_text
+
+if TYPE_CHECKING:
+    from mlenv.catalogue_rows import Rows
 
 PLATFORMS = tuple(platforms.KNOWN)
 """Every platform a lock can be made for; ``all`` in the settings."""
@@ -82,6 +85,7 @@ class Settings:
 
     Paths are POSIX; ``requirements`` and ``lock`` are relative to the project and inside it. Names of packages are
     canonical, but for ``foundation``, whose roots may carry extras. ``backends`` is None for the files in constraints/.
+    ``catalogue`` has rows that change mlenv's catalogue or add to it, in the file's order.
     ``index_urls`` has URLs of this machine by normalised index name. ``origins`` says what decided each key.
     """
 
@@ -106,11 +110,16 @@ class Settings:
     foundation: FoundationSettings = FoundationSettings()
     per_backend: Mapping[str, BackendSettings] = field(default_factory=dict)
     index: tuple[tuple[str, str], ...] = ()
+    catalogue: Rows = field(default_factory=dict)
     workspace: WorkspaceSettings | None = None
     keep: int = 3
     required_version: str | None = None
     index_urls: Mapping[str, str] = field(default_factory=dict, repr=False)  # may carry credentials
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
+Keys = tuple[str | int, ...]
+"""Where a value stands in a file; a number is the place in an array of tables, from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +131,7 @@ class _Source:
     text: str = field(default="", repr=False)
     table: tuple[str, ...] = ()
 
-    def error(self, message: str, keys: tuple[str, ...], *, hint: str) -> MlenvError:
+    def error(self, message: str, keys: Keys, *, hint: str) -> MlenvError:
         """A mistake in the value at ``keys``, with its file and line."""
         if self.path is None:
             return UsageError(f"{self.origin}: {message}", hint=hint)
@@ -196,7 +205,7 @@ def load(
     return settings, tuple(notes)
 
 
-def line_of(root: Path, keys: tuple[str, ...]) -> int | None:
+def line_of(root: Path, keys: Keys) -> int | None:
     """The line of the project's file that sets ``keys`` of ``[tool.mlenv]``, or else that of the table around it."""
     return _line_of(read_text(root / PROJECT_FILE, shown=PROJECT_FILE) or "", TABLE + keys)
 
@@ -247,6 +256,10 @@ def _shaping(settings: Settings) -> Iterator[tuple[str, object]]:
     yield "build", sorted(settings.build)
     yield "build-against-foundation", sorted(settings.build_against_foundation)
     yield "index", sorted(map(list, settings.index))
+    if settings.catalogue:
+        from mlenv.catalogue_rows import meaning
+
+        yield "catalogue", meaning(settings.catalogue)
     for name, values in (("roots", own.roots), ("include", own.include), ("exclude", own.exclude)):
         yield f"foundation.{name}", sorted({_canonical(value) for value in values})
     for backend, chosen in settings.per_backend.items():
@@ -614,6 +627,17 @@ def _index(place: _Place, value: object) -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
+def _catalogue(place: _Place, value: object) -> Rows:
+    from mlenv import catalogue_rows  # few projects have rows of their own
+
+    def wrong(where: catalogue_rows.Where, message: str, hint: str) -> MlenvError:
+        return place.source.error(
+            f"{catalogue_rows.written(('catalogue', *where))} {message}", ("catalogue", *where), hint=hint
+        )
+
+    return catalogue_rows.read(value, wrong=wrong)
+
+
 def _index_urls(place: _Place, value: object) -> dict[str, str]:
     table = _table(place, value, None)
     return {re.sub(r"[^A-Z0-9]", "_", name.upper()): _text(place.below(name), url) for name, url in table.items()}
@@ -660,6 +684,7 @@ _READERS: Mapping[str, _Reader] = {
     "build-against-foundation": _names,
     "foundation": _foundation,
     "index": _index,
+    "catalogue": _catalogue,
     "workspace": _workspace,
     "keep": _count(1),
     "required-version": _required_version,
@@ -667,7 +692,7 @@ _READERS: Mapping[str, _Reader] = {
 _PER_MACHINE = ("environment", "layout", "backend", "keep", "index-url")
 _VARIABLES: Mapping[str, str] = {f"MLENV_{key.upper().replace('-', '_')}": key for key in _READERS}
 _MACHINE_VARIABLES: Mapping[str, str] = {name: key for name, key in _VARIABLES.items() if key in _PER_MACHINE}
-_TABLE_VARIABLES = ("MLENV_FOUNDATION_", "MLENV_BACKENDS_", "MLENV_WORKSPACE_")
+_TABLE_VARIABLES = ("MLENV_CATALOGUE_", "MLENV_FOUNDATION_", "MLENV_BACKENDS_", "MLENV_WORKSPACE_")
 _PROJECT_VARIABLES = tuple(name for name in _VARIABLES if name not in _MACHINE_VARIABLES)
 
 
@@ -698,18 +723,47 @@ def _require_lock_of_its_own(settings: Settings, source: _Source) -> None:
         taken[path] = "another lock"
 
 
-def _line_of(text: str, keys: tuple[str, ...]) -> int | None:
-    """The line that sets ``keys``, or else the table that holds it (an inline table is one line); None if unseen."""
-    table: tuple[str, ...] = ()
+def _line_of(text: str, keys: Keys) -> int | None:
+    """The line that sets ``keys``, or else the table that holds it (an inline table is one line); None if unseen.
+
+    Arrays of tables are counted: ``("backend", 1)`` is the second ``[[backend]]``. Keys without such a number find
+    the first.
+    """
+    table: Keys = ()
+    counts: dict[Keys, int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
-        found: tuple[str, ...] = ()
+        found: Keys = ()
         if header := re.match(_HEADER, line):
-            found = table = _dotted(header[1])
+            found = table = _numbered(_dotted(header[1]), counts, opens=line.lstrip().startswith("[["))
         elif entry := re.match(_ENTRY, line):
             found = table + _dotted(entry[1])
-        if found[: len(keys)] == keys:
+        if _is_at(found, keys):
             return number
     return _line_of(text, keys[:-1]) if len(keys) > 1 else None
+
+
+def _numbered(header: tuple[str, ...], counts: dict[Keys, int], *, opens: bool) -> Keys:
+    """A header with the place in each array of tables on its way; ``counts`` is how many each array has so far."""
+    path: Keys = ()
+    for depth, key in enumerate(header, start=1):
+        path = (*path, key)
+        if opens and depth == len(header):
+            counts[path] = counts.get(path, 0) + 1
+        if path in counts:
+            path = (*path, counts[path] - 1)
+    return path
+
+
+def _is_at(found: Keys, keys: Keys) -> bool:
+    """Whether what was found is at or below ``keys``, numbers compared only where ``keys`` has them."""
+    place = 0
+    for key in keys:
+        if place < len(found) and isinstance(found[place], int) and not isinstance(key, int):
+            place += 1
+        if place >= len(found) or found[place] != key:
+            return False
+        place += 1
+    return True
 
 
 def _dotted(text: str) -> tuple[str, ...]:

@@ -90,7 +90,9 @@ def test_a_recorded_file_that_was_replaced_is_refused(world: World) -> None:
     world.publish(replace(torch, files=files), index="pytorch-cu130")
     done = world.run("sync", "--cuda13", "--verify", "metadata")
     assert done.code == 7, done
-    assert "torch 2.14.1+cu130: no file that the index offers has the hash that constraints/pylock.cu130.toml" in done.err
+    assert (
+        "torch 2.14.1+cu130: no file that the index offers has the hash that constraints/pylock.cu130.toml" in done.err
+    )
     assert not world.environment.exists()
 
 

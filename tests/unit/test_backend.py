@@ -6,7 +6,7 @@ import pytest
 
 from mlenv.backend import Automatic, CudaMajor, Named, Request, choose, obstacles, parse_request, uncovered
 from mlenv.catalogue import load
-from mlenv.commands.detect import detect
+from mlenv.commands.detect import Question, detect
 from mlenv.errors import ExitCode, MlenvError, NoBackendError, ProjectError
 from mlenv.machine import Gpu, Machine
 from mlenv.report import Finding
@@ -405,7 +405,9 @@ def test_obstacles_are_listed_newest_first() -> None:
 
 def test_detect_tells_the_machine_the_backend_and_why() -> None:
     machine = _machine((9, 0), cuda=(12, 4), driver="550.54.14", container=True)
-    outcome = detect(catalogue=CATALOGUE, machine=machine, declared=_only("cpu", "cu126", "cu132"), request=Automatic())
+    outcome = detect(
+        Question(catalogue=CATALOGUE, machine=machine, declared=_only("cpu", "cu126", "cu132"), request=Automatic())
+    )
     assert outcome.exit_code == 0
     assert outcome.text.splitlines() == [
         "platform     linux-x86_64 (container)",
@@ -417,11 +419,14 @@ def test_detect_tells_the_machine_the_backend_and_why() -> None:
         "             cpu: a GPU is visible",
         "note         cu126 is CUDA 12.6 and the driver goes to 12.4: fine within one major, "
         "but for what compiles PTX at run time",
+        "next         driver 580 or newer would unlock cu132 (torch 2.15.0)",
     ]
 
 
 def test_detect_shows_the_machine_where_nothing_fits() -> None:
-    outcome = detect(catalogue=CATALOGUE, machine=_machine((6, 1)), declared=_only("cpu", "cu132"), request=Automatic())
+    outcome = detect(
+        Question(catalogue=CATALOGUE, machine=_machine((6, 1)), declared=_only("cpu", "cu132"), request=Automatic())
+    )
     assert outcome.exit_code == ExitCode.NO_BACKEND
     assert outcome.data["backend"] is None
     assert outcome.data["machine"]["gpus"][0]["compute_capability"] == "6.1"
@@ -430,14 +435,14 @@ def test_detect_shows_the_machine_where_nothing_fits() -> None:
 
 
 def test_detect_without_overlays_judges_the_builds_that_exist() -> None:
-    outcome = detect(catalogue=CATALOGUE, machine=_machine((9, 0)), declared={}, request=Automatic())
+    outcome = detect(Question(catalogue=CATALOGUE, machine=_machine((9, 0)), declared={}, request=Automatic()))
     assert outcome.data["backend"] == "cu132"
     assert "no overlays yet" in outcome.data["notes"][-1]
 
 
 def test_detect_tells_a_finding_once() -> None:
     machine = Machine(os="linux", arch="x86_64", findings=(BROKEN,))
-    outcome = detect(catalogue=CATALOGUE, machine=machine, declared=DECLARED, request=Named(backend="cpu"))
+    outcome = detect(Question(catalogue=CATALOGUE, machine=machine, declared=DECLARED, request=Named(backend="cpu")))
     assert outcome.findings == (BROKEN,)
     assert BROKEN.message not in outcome.text
 
@@ -446,5 +451,99 @@ def test_detect_shows_what_is_hidden() -> None:
     machine = _machine(gpus=(_gpu((9, 0), visible=False),))
     assert (
         "(hidden by CUDA_VISIBLE_DEVICES)"
-        in detect(catalogue=CATALOGUE, machine=machine, declared=DECLARED, request=Automatic()).text
+        in detect(Question(catalogue=CATALOGUE, machine=machine, declared=DECLARED, request=Automatic())).text
     )
+
+
+# ---- Python, channel, releases, PTX
+
+
+@pytest.mark.parametrize(("python", "backend"), [("3.10", "cu130"), ("3.10.4", "cu130"), ("3.12", "cu132")])
+def test_a_torch_without_wheels_for_the_python_is_passed_over(python: str, backend: str) -> None:
+    choice = choose(
+        catalogue=CATALOGUE, machine=_machine((9, 0)), declared=DECLARED, request=Automatic(), python=python
+    )
+    assert choice.backend == backend
+    told = "torch 2.15.0 has no wheels for Python 3.10; 3.11 to 3.15 do"
+    assert (f"cu132: {told}" in map(str, choice.passed_over)) is (backend == "cu130")
+
+
+def test_the_cpu_build_needs_wheels_as_well() -> None:
+    with pytest.raises(NoBackendError, match=r"has no wheels for Python 3\.10"):
+        choose(catalogue=CATALOGUE, machine=NO_GPU, declared=DECLARED, request=Automatic(), python="3.10")
+
+
+def test_a_build_known_not_to_be_there_is_taken_only_where_nothing_better_is() -> None:
+    machine = _machine((9, 0))
+    assert _choose(machine, declared={"cu126": "2.15.0", "cu118": "2.7.1"}) == "cu118"
+    choice = choose(catalogue=CATALOGUE, machine=machine, declared={"cu126": "2.15.0"}, request=Automatic())
+    assert "mlenv knows no cu126 build of torch 2.15.0; 2.14.1 is the last it knows" in choice.notes
+
+
+def test_a_nightly_is_newer_than_every_release() -> None:
+    declared: dict[str, str | None] = {"cu132": "2.15.0", "cu126": "2.14.1"}
+    choice = choose(
+        catalogue=CATALOGUE,
+        machine=_machine((9, 0)),
+        declared=declared,
+        request=Automatic(),
+        python="3.10",  # which wheels a nightly has, no catalogue knows
+        channel="nightly",
+    )
+    assert choice.backend == "cu132"
+    assert "a nightly of cu132 is not in mlenv's catalogue" in choice.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("torch", "os", "cuda", "runs"),
+    [
+        ("2.10.0", "linux", (13, 0), True),
+        ("2.10.0", "windows", (13, 0), False),
+        ("2.14.1", "linux", (13, 0), False),
+        ("2.16.0.dev20261120", "linux", (13, 0), True),
+    ],
+)
+def test_a_gpu_newer_than_all_code_runs_ptx_with_a_driver_of_the_builds_cuda(
+    torch: str, os: str, cuda: tuple[int, int], runs: bool
+) -> None:
+    found = obstacles(catalogue=CATALOGUE, machine=_machine((13, 0), cuda=cuda, os=os), declared={"cu130": torch})
+    assert (not found) is runs
+
+
+def test_ptx_needs_a_driver_of_the_builds_cuda() -> None:
+    declared: dict[str, str | None] = {"cu132": "2.16.0.dev20261120"}
+    error = _refused(_machine((13, 0), cuda=(13, 0)), declared=declared)
+    assert "its PTX would run with a driver of CUDA 13.2 or newer" in error.message
+
+
+def test_an_integrated_gpu_is_told_from_which_cuda_on_it_runs() -> None:
+    error = _refused(_machine((8, 7), arch="aarch64"), Named(backend="cu130"))
+    assert "builds for servers run on this integrated GPU from CUDA 13.2 on" in error.message
+
+
+def test_detect_tells_every_criterion_with_its_source() -> None:
+    machine = _machine((6, 1), cuda=(13, 0), driver="580.65.06")
+    asked = Question(
+        catalogue=CATALOGUE,
+        machine=machine,
+        declared=_only("cpu", "cu126", "cu132"),
+        request=Automatic(),
+        python="3.10",
+        why=True,
+    )
+    outcome = detect(asked)
+    verdicts = {
+        one["backend"]: {c["criterion"]: (c["verdict"], bool(c["source"])) for c in one["criteria"]}
+        for one in outcome.data["why"]
+    }
+    assert verdicts["cu132"] == {
+        "platform": ("yes", True),
+        "driver": ("yes", True),
+        "compute capability": ("no", True),
+        "torch release": ("yes", True),
+        "Python": ("no", True),
+    }
+    assert {verdict for verdict, _ in verdicts["cu126"].values()} == {"yes"}
+    assert "driver" not in verdicts["cpu"]
+    assert "cu132 (torch 2.15.0)\n  platform            yes      linux-x86_64" in outcome.text
+    assert outcome.data["next"][0]["kind"] == "last-release"

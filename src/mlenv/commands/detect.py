@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mlenv.backend import Choice, Named, PassedOver, Request, choose, obstacles
+from mlenv import outlook
+from mlenv.backend import Judgement, Named, Request, Target, choose, judge, newest_builds, obstacles
 from mlenv.catalogue import Catalogue
 from mlenv.errors import MlenvError, NoBackendError
 from mlenv.machine import Gpu, Machine, dotted
@@ -16,51 +18,99 @@ NO_OVERLAYS = (
 )
 
 
-def detect(*, catalogue: Catalogue, machine: Machine, declared: Mapping[str, str | None], request: Request) -> Outcome:
-    """The machine, and the backend that ``request`` gets on it.
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What ``detect`` is asked: for which machine, among which overlays, for which Python, and how much to tell."""
 
-    The machine is shown even where no backend fits; the exit status is then 4. Where the project declares none, the
-    builds in the catalogue are judged. Raises ProjectError for a backend without an overlay.
+    catalogue: Catalogue
+    machine: Machine
+    declared: Mapping[str, str | None]
+    request: Request
+    python: str | None = None
+    why: bool = False
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def judged(self) -> Mapping[str, str | None]:
+        """What is judged: the project's overlays; where it has none, the newest build of each backend."""
+        return self.declared or newest_builds(self.catalogue, python=self.python)
+
+
+def detect(asked: Question) -> Outcome:
+    """The machine, the backend that it gets, and what would come next.
+
+    The machine is shown even where no backend fits; the exit status is then 4. ``asked.findings`` are shown with the
+    machine's. Raises ProjectError for a backend without an overlay.
     """
-    judged = declared or _newest_builds(catalogue)
-    notes = () if declared else (NO_OVERLAYS,)
+    machine = asked.machine
+    notes = () if asked.declared else (NO_OVERLAYS,)
+    found = (*machine.findings, *asked.findings)
     try:
-        choice = choose(catalogue=catalogue, machine=machine, declared=judged, request=request)
+        choice = choose(
+            catalogue=asked.catalogue,
+            machine=machine,
+            declared=asked.judged,
+            request=asked.request,
+            python=asked.python,
+        )
     except NoBackendError as error:
-        passed = obstacles(catalogue=catalogue, machine=machine, declared=judged)
-        if isinstance(request, Named):
-            passed = tuple(other for other in passed if other.backend == request.backend)
-        return _nothing(machine, error, passed, notes)
-    told = {found.message for found in machine.findings}  # shown as findings
-    notes = (*(note for note in choice.notes if note not in told), *notes)
-    rows = [*_machine_rows(machine), ("backend", choice.backend), *_rows("because", choice.reasons)]
-    rows += [*_rows("passed over", map(str, choice.passed_over)), *_rows("note", notes)]
-    return Outcome(text=_table(rows), data=_data(machine, choice, notes), findings=machine.findings)
+        return _nothing(asked, error, notes, found)
+    told = {finding.message for finding in machine.findings}  # shown as findings
+    choice = replace(choice, notes=(*(note for note in choice.notes if note not in told), *notes))
+    return _outcome(asked, [("backend", choice.backend)], choice.as_json(), findings=found)
 
 
-def _nothing(machine: Machine, error: MlenvError, passed: tuple[PassedOver, ...], notes: tuple[str, ...]) -> Outcome:
+def _nothing(asked: Question, error: MlenvError, notes: tuple[str, ...], found: tuple[Finding, ...]) -> Outcome:
+    passed = obstacles(
+        catalogue=asked.catalogue,
+        machine=asked.machine,
+        declared=asked.judged,
+        target=Target(python=asked.python),
+    )
+    if isinstance(asked.request, Named):
+        passed = tuple(other for other in passed if other.backend == asked.request.backend)
     reason = error.message.splitlines()[0]
-    rows = [*_machine_rows(machine), ("backend", "none"), ("because", reason)]
-    rows += [*_rows("passed over", map(str, passed)), *_rows("note", notes)]
-    data = {
-        "machine": machine.as_json(),
-        "platform": machine.platform,
+    told = {
         "backend": None,
         "reasons": [reason],
         "passed_over": [vars(other) for other in passed],
         "notes": list(notes),
     }
     finding = Finding(kind="no-backend", message=reason, hint=error.hint)
-    return Outcome(text=_table(rows), data=data, findings=(*machine.findings, finding), exit_code=int(error.code))
+    return _outcome(asked, [("backend", "none")], told, findings=(*found, finding), exit_code=int(error.code))
 
 
-def _data(machine: Machine, choice: Choice, notes: tuple[str, ...]) -> dict[str, Any]:
-    return {"machine": machine.as_json(), "platform": machine.platform, **choice.as_json(), "notes": list(notes)}
+def _outcome(
+    asked: Question,
+    head: list[tuple[str, str]],
+    told: dict[str, Any],
+    *,
+    findings: tuple[Finding, ...],
+    exit_code: int = 0,
+) -> Outcome:
+    """The machine and what is told of its backend, as a table and as JSON."""
+    machine = asked.machine
+    coming = outlook.coming(asked.catalogue, machine, chosen=told["backend"], target=Target(python=asked.python))
+    rows = [*_machine_rows(machine), *head, *_rows("because", told["reasons"])]
+    rows += _rows("passed over", (f"{other['backend']}: {other['reason']}" for other in told["passed_over"]))
+    rows += [*_rows("note", told["notes"]), *_rows("next", (step.message for step in coming))]
+    data = {"machine": machine.as_json(), "platform": machine.platform, **told, "next": [vars(step) for step in coming]}
+    text = _table(rows)
+    if asked.why:
+        judged = judge(
+            catalogue=asked.catalogue, machine=machine, declared=asked.judged, target=Target(python=asked.python)
+        )
+        text += "".join(f"\n\n{_reasoning(one)}" for one in judged)
+        data["why"] = [one.as_json() for one in judged]
+    return Outcome(text=text, data=data, findings=findings, exit_code=exit_code)
 
 
-def _newest_builds(catalogue: Catalogue) -> dict[str, str | None]:
-    newest = {name: catalogue.newest_release(name) for name in catalogue.backends}
-    return {name: release.torch for name, release in newest.items() if release is not None}
+def _reasoning(judged: Judgement) -> str:
+    """Each criterion of one backend, its verdict and where the fact comes from."""
+    torch = f" (torch {judged.torch})" if judged.torch else ""
+    rows = [(one.name, one.verdict, one.text + (f"  [{one.source}]" if one.source else "")) for one in judged.criteria]
+    lines = [f"  {name:<18}  {verdict:<7}  {text}" for name, verdict, text in rows]
+    return "\n".join([f"{judged.backend.name}{torch}", *lines])
 
 
 def _machine_rows(machine: Machine) -> list[tuple[str, str]]:

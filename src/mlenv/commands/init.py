@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlenv import catalogue as catalogue_module
 from mlenv.catalogue import Catalogue, Channel, Release
 from mlenv.errors import ProjectError, UsageError
 from mlenv.location import CONSTRAINTS, looks_compiled
-from mlenv.project import read_text
+from mlenv.project import Project, read_text
 from mlenv.report import Finding, Outcome
 from mlenv.requirements import split_index_lines
 from mlenv.system.files import write_atomically
@@ -54,8 +53,9 @@ def init(
     """
     if not root.is_dir():
         raise UsageError(f"{root} is not a folder")
-    catalogue = catalogue_module.load()
-    target = python or _target_python(root)
+    project = _project(root)
+    catalogue = project.catalogue
+    target = python or project.target_python[0]
     chosen = backends or _default_backends(root)
     writes = [
         *_requirements(root),
@@ -83,12 +83,11 @@ def _default_backends(root: Path) -> tuple[str, ...]:
     return there or DEFAULT_BACKENDS
 
 
-def _target_python(root: Path) -> str:
-    from mlenv.project import Project
+def _project(root: Path) -> Project:
     from mlenv.settings import load
 
     settings, _ = load(root, environ={})
-    return Project(root=root, settings=settings, environ={}).target_python[0]
+    return Project(root=root, settings=settings, environ={})
 
 
 def _requirements(root: Path) -> Iterable[_Write]:

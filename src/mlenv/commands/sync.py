@@ -30,7 +30,10 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the command line asks of ``sync``. ``reasons`` say why ``backend`` was chosen."""
+    """What the command line asks of ``sync``. ``reasons`` say why ``backend`` was chosen.
+
+    ``described``: the machine is another one than this, so what stands here counts for nothing.
+    """
 
     backend: str
     reasons: tuple[str, ...]
@@ -40,6 +43,7 @@ class Request:
     verify: Verify = Verify.AUTO
     rebuild: bool = False
     locked: bool = False
+    described: bool = False
     wait: float = 600.0
 
     def again(self, *, rebuild: bool = False) -> str:
@@ -110,14 +114,14 @@ def dry_run(project: Project, uv: Uv, machine: Machine, request: Request, *, pro
         text = f"would write {found.overlay.path} (torch {found.family.torch}), then build {request.environment.shown}"
         return Outcome(text=text, data={"action": "nightly", "backend": request.backend, **found.family.as_json()})
     state = _look(project, uv, machine, request)
-    intact = None if request.rebuild else _reusable(state, progress=progress)
+    intact = None if request.rebuild or request.described else _reusable(state, progress=progress)
     if intact is not None and state.current is not None and intact.path == state.current.path:
         return _nothing(state)
     if intact is not None:
         text = f"would flip {request.environment.shown} to the {request.backend} environment built before"
         return Outcome(text=text, data={"action": "flip", "backend": request.backend})
     chosen, notes = _plan(state)
-    before = {} if state.current is None else dict(state.current.manifest.get("planned", {}))
+    before = {} if state.current is None or request.described else dict(state.current.manifest.get("planned", {}))
     lines = _plan_difference(before, chosen)
     head = f"would build {request.environment.shown} for {request.backend}: {len(chosen.packages)} packages"
     data = {"action": "build", "backend": request.backend, "packages": _packages(chosen)}
@@ -288,7 +292,7 @@ def _plan(state: _State) -> tuple[Plan, tuple[str, ...]]:
         backend=state.request.backend,
         interpreter=state.wanted.interpreter,
         platform=state.machine.platform,
-        elsewhere=False,
+        elsewhere=state.request.described,
         extras=state.wanted.extras,
     )
 
