@@ -24,6 +24,7 @@ from mlenv.session import Session, silence
 
 if TYPE_CHECKING:
     from mlenv.lock_options import LockOptions
+    from mlenv.project import Project
 
 ISSUES = "this is a fault of mlenv; run again with -vv and report what it prints"
 _WHOLE = "the lock and the environment are whole: the old one, or the new one"
@@ -445,8 +446,19 @@ def detect_command(session: Session, *, backend: str | None, request: str | None
         python=project.target_python[0],
         why=why,
         findings=project.plugins.findings,
+        environment=_installed(project) if session.as_json and session.machine_file is None else None,
     )
     session.show(detect.detect(asked))
+
+
+def _installed(project: Project) -> dict[str, Any] | None:
+    """The foundation of the project's environment as JSON values: what two machines are compared by."""
+    from mlenv import installed, selection
+
+    if "{" in project.settings.environment:  # its place depends on the backend, which is the question here
+        return None
+    found = installed.of_environment(selection.environment(project, None, asked=None).path)
+    return None if found is None else found.as_json()
 
 
 @cli.command("export")
@@ -687,6 +699,42 @@ def foundation_diff_command(session: Session, *, one: str, other: str | None) ->
     project = session.project()
     second = other or str(selection.environment(project, None, asked=None).path)
     session.show(foundation_diff.diff(project, one, second, platform=session.machine().platform))
+
+
+@cli.group("fleet")
+def fleet_group() -> None:
+    """Many machines, one lock: prove it for each of them, from anywhere."""
+
+
+@fleet_group.command("check")
+@click.argument("files", nargs=-1, type=_PATHS, metavar="[FILE]...")
+@click.option("--check", is_flag=True, help="Say whether the certificate still holds: by digests, offline.")
+@click.option(
+    "--certificate",
+    "output",
+    type=_PATHS,
+    metavar="FILE",
+    help="The certificate; default: fleet-certificate.json in the project.",
+)
+@command()
+def fleet_check_command(session: Session, *, files: tuple[Path, ...], check: bool, output: Path | None) -> None:
+    """Choose the backend of each described machine, prove the lock for it, and write a certificate.
+
+    FILE is what `mlenv detect --json` printed on a machine, or written by hand; without any, those that the certificate
+    names. Nothing is installed, and no machine has to be in reach.
+
+    \b
+    mlenv detect --json > fleet/node7.json     on each machine, once
+    mlenv fleet check fleet/*.json             a table, and fleet-certificate.json
+    mlenv fleet check --check                  for hooks and CI: does the certificate still hold?
+    """
+    from mlenv.commands import fleet
+
+    project = session.project(machine_files=False) if check else session.project()
+    target = output or project.root / fleet.CERTIFICATE
+    if check:
+        session.show(fleet.check_certificate(project, files=files, output=target))
+    session.show(fleet.check(project, session.uv(), files=files, output=target, progress=session.progress))
 
 
 def _on_terminate(number: int, frame: object) -> None:

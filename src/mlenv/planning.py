@@ -104,9 +104,12 @@ def resolve(
     platform: str,
     elsewhere: bool,
     extras: tuple[str, ...] = (),
+    stand_in: bool = False,
     record: Record | None = None,
 ) -> Resolved:
     """One backend's foundation with the lock's pins, held to the ``record`` where there is one.
+
+    ``stand_in`` lets the default index's metadata of the same release do: enough to prove, never to install.
 
     Raises FindingError where two CUDA families collide or the record doesn't fit.
     """
@@ -121,6 +124,7 @@ def resolve(
         python=_python(project),
         interpreter=interpreter,
         platform=platform if elsewhere else None,
+        stand_in=stand_in,
         direct=frozenset(pin.name for pin in pins),
     )
     overlay = project.overlay(backend)

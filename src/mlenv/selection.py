@@ -25,8 +25,12 @@ def in_ci(environ: Mapping[str, str]) -> bool:
 
 
 def declared(project: Project) -> Mapping[str, str | None]:
-    """backend → the torch its overlay pins."""
-    return {name: overlay.torch_version for name, overlay in project.overlays.items()}
+    """backend → the torch its overlay pins: the nightly one's where that channel is asked for and there is one."""
+    stable = {name: overlay.torch_version for name, overlay in project.overlays.items()}
+    if project.channel == "stable":
+        return stable
+    found = {name: project.nightly_overlay(name) for name in stable}
+    return stable | {name: overlay.torch_version for name, overlay in found.items() if overlay is not None}
 
 
 def as_request(*, backend: str | None, flag: str | None) -> Request:

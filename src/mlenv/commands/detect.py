@@ -20,7 +20,10 @@ NO_OVERLAYS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What ``detect`` is asked: for which machine, among which overlays, for which Python, and how much to tell."""
+    """What ``detect`` is asked: for which machine, among which overlays, for which Python, and how much to tell.
+
+    ``environment`` is the foundation that is installed there, told as it is.
+    """
 
     catalogue: Catalogue
     machine: Machine
@@ -29,6 +32,7 @@ class Question:
     python: str | None = None
     why: bool = False
     findings: tuple[Finding, ...] = ()
+    environment: Mapping[str, Any] | None = None
 
     @property
     def judged(self) -> Mapping[str, str | None]:
@@ -95,6 +99,8 @@ def _outcome(
     rows += _rows("passed over", (f"{other['backend']}: {other['reason']}" for other in told["passed_over"]))
     rows += [*_rows("note", told["notes"]), *_rows("next", (step.message for step in coming))]
     data = {"machine": machine.as_json(), "platform": machine.platform, **told, "next": [vars(step) for step in coming]}
+    if asked.environment is not None:
+        data["environment"] = asked.environment
     text = _table(rows)
     if asked.why:
         judged = judge(

@@ -10,9 +10,10 @@ from pathlib import Path
 from mlenv import installed, machine, record
 from mlenv.errors import ProjectError, UsageError
 from mlenv.installed import Package
-from mlenv.project import Project, read_text
+from mlenv.project import Project
 from mlenv.report import Finding, Outcome
 from mlenv.system import inventory
+from mlenv.textfile import read_text
 
 _KINDS = "a backend that has a record, a record (.toml), an environment, or what `mlenv detect --json` printed (.json)"
 
@@ -81,7 +82,7 @@ def _of_environment(path: Path, name: str) -> _Side:
 
 
 def _of_machine(path: Path, name: str) -> _Side:
-    text = read_text(path, shown=name)
+    text = read_text(path, shown=name, utf16=True)
     if text is None:
         raise UsageError(f"there is no {name}", hint=f"name {_KINDS}")
     seen = machine.parse(text, path=name)

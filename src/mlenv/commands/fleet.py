@@ -1,0 +1,235 @@
+"""``mlenv fleet check``: choose the backend of each described machine, prove the lock for it, and certify that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mlenv import certificate as certificate_module
+from mlenv import drift, machine, planning, record
+from mlenv.backend import Choice, Request, choose, parse_request, uncovered
+from mlenv.certificate import Certificate, Verdict
+from mlenv.errors import FindingError, MlenvError, NoBackendError, ProjectError, UsageError
+from mlenv.lockfile import digest
+from mlenv.machine import Machine
+from mlenv.overlay import meaning
+from mlenv.project import Project
+from mlenv.report import Finding, Outcome
+from mlenv.system import process
+from mlenv.system import uv as uv_module
+from mlenv.system.files import write_atomically
+from mlenv.system.uv import Uv
+from mlenv.textfile import read_text
+
+CERTIFICATE = "fleet-certificate.json"
+Progress = Callable[[str], None]
+
+
+def check(project: Project, uv: Uv, *, files: Sequence[Path], output: Path, progress: Progress) -> Outcome:
+    """A table of what each machine gets, and the certificate, written to ``output``.
+
+    ``files`` are what ``mlenv detect --json`` printed; none: those of the certificate that is there. Exit status 1 where
+    the lock doesn't hold on a machine. Raises FindingError for a stale lock, ProjectError for a bad file.
+    """
+    machines = _machines(project, files, output)
+    _require_current(project)
+    choices = {name: _chosen(project, seen) for name, seen in machines.items()}
+    proofs = _proofs(project, uv, machines, choices, progress=progress)
+    verdicts = tuple(_verdict(project, name, machines[name], choices[name], proofs) for name in machines)
+    made = Certificate(inputs=_inputs(project, machines), verdicts=verdicts)
+    text = certificate_module.render(made)
+    if read_text(output, shown=str(output)) != text:
+        write_atomically(output, text, staging=project.state)
+    bad = [verdict for verdict in verdicts if not verdict.good]
+    lines = [*_table(verdicts), "", f"{len(verdicts) - len(bad)} of {len(verdicts)} machines are served by this lock"]
+    lines.append(f"certificate: {_shown(project, output)}")
+    findings = tuple(_finding(verdict) for verdict in bad)
+    data = {"certificate": str(output), "machines": [_data(verdict) for verdict in verdicts], "inputs": made.inputs}
+    return Outcome(text="\n".join(lines), data=data, findings=findings, exit_code=1 if bad else 0)
+
+
+def check_certificate(project: Project, *, files: Sequence[Path], output: Path) -> Outcome:
+    """Whether the certificate still holds, by digests alone: offline, nothing resolved, nothing written."""
+    shown = _shown(project, output)
+    text = read_text(output, shown=shown)
+    if text is None:
+        message = "there is no certificate of the fleet"
+        hint = "`mlenv fleet check FILES` writes it"
+        return _told((Finding(kind="certificate-missing", message=message, path=shown, hint=hint),), shown)
+    known = certificate_module.parse(text, path=shown)
+    described = _described(project, files or [project.root / name for name in known.files], missing_ok=True)
+    findings = certificate_module.stale(known, _inputs(project, described), path=shown)
+    return _told(findings, shown, count=len(known.verdicts))
+
+
+def _told(findings: tuple[Finding, ...], shown: str, *, count: int = 0) -> Outcome:
+    text = "" if findings else f"{shown} is current ({count} machines)"
+    return Outcome(text=text, data={"current": not findings}, findings=findings, exit_code=1 if findings else 0)
+
+
+def _machines(project: Project, files: Sequence[Path], output: Path) -> dict[str, Machine]:
+    if not files:
+        text = read_text(output, shown=str(output))
+        if text is None:
+            raise UsageError(
+                "no machines were named", hint="`mlenv fleet check fleet/*.json`, each from `mlenv detect`"
+            )
+        files = [project.root / name for name in certificate_module.parse(text, path=str(output)).files]
+    found = _described(project, files, missing_ok=False)
+    if not found:
+        raise UsageError("none of these files describes a machine", hint="`mlenv detect --json > fleet/NAME.json`")
+    return found
+
+
+def _described(project: Project, files: Sequence[Path], *, missing_ok: bool) -> dict[str, Machine]:
+    """file → machine; certificates among the files are passed over, as a glob finds them, too."""
+    found: dict[str, Machine] = {}
+    for path in files:
+        name = _shown(project, path)
+        text = read_text(path, shown=name, utf16=True)
+        if text is None:
+            if missing_ok:
+                continue
+            raise ProjectError("there is no such file", path=name, hint="`mlenv detect --json` writes one")
+        if not certificate_module.is_certificate(text):
+            found[name] = machine.parse(text, path=name)
+    return found
+
+
+def _chosen(project: Project, seen: Machine) -> Choice | MlenvError:
+    """The backend a machine gets, from the setting or from what it is; the error where it gets none."""
+    request: Request = parse_request(project.settings.backend)
+    declared = {name: overlay.torch_version for name, overlay in project.overlays.items()}
+    try:
+        return choose(
+            catalogue=project.catalogue,
+            machine=seen,
+            declared=declared,
+            request=request,
+            python=project.target_python[0],
+        )
+    except (NoBackendError, ProjectError) as error:
+        return error
+
+
+def _proofs(
+    project: Project,
+    uv: Uv,
+    machines: Mapping[str, Machine],
+    choices: Mapping[str, Choice | MlenvError],
+    *,
+    progress: Progress,
+) -> dict[tuple[str, str], MlenvError | None]:
+    """(backend, platform) → why foundation and lock don't resolve together there, or None where they do."""
+    wanted = dict.fromkeys(
+        (choice.backend, machines[name].platform) for name, choice in choices.items() if isinstance(choice, Choice)
+    )
+    progress(f"proving the lock for {', '.join(f'{backend} on {platform}' for backend, platform in wanted)}")
+
+    def prove(backend: str, platform: str) -> MlenvError | None:
+        try:
+            _prove(project.of_lock(backend), uv, backend, platform)
+        except MlenvError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        try:
+            return dict(zip(wanted, pool.map(lambda pair: prove(*pair), wanted), strict=True))
+        except BaseException:
+            process.stop()
+            raise
+
+
+def _prove(project: Project, uv: Uv, backend: str, platform: str) -> None:
+    """Raise where the lock's very pins and the backend's foundation don't resolve together on the platform."""
+    header = project.lock.header if project.lock is not None else None
+    if header is not None and platform not in header.platforms:
+        raise ProjectError(
+            f"the lock is made for {', '.join(header.platforms)}, not for {platform}",
+            hint=f'add "{platform}" to [tool.mlenv] platforms, then `mlenv lock`',
+        )
+    planning.resolve(
+        project,
+        uv,
+        backend=backend,
+        interpreter=uv_module.base_interpreter(),
+        platform=platform,
+        elsewhere=True,
+        stand_in=True,
+        record=project.record(backend),
+    )
+
+
+def _verdict(
+    project: Project,
+    name: str,
+    seen: Machine,
+    choice: Choice | MlenvError,
+    proofs: Mapping[tuple[str, str], MlenvError | None],
+) -> Verdict:
+    cards = tuple(f"{gpu.name} ({machine.dotted(gpu.compute_capability)})" for gpu in seen.visible_gpus)
+    if not isinstance(choice, Choice):
+        return Verdict(file=name, platform=seen.platform, cards=cards, problems=tuple(choice.message.splitlines()))
+    torch = project.overlay(choice.backend).torch_version
+    error = proofs[choice.backend, seen.platform]
+    gap = uncovered(catalogue=project.catalogue, machine=seen, backend=choice.backend, torch=torch) if torch else None
+    problems = [error.message] if error is not None else []
+    return Verdict(
+        file=name,
+        platform=seen.platform,
+        cards=cards,
+        backend=choice.backend,
+        torch=torch,
+        reasons=choice.reasons,
+        notes=choice.notes,
+        problems=(*problems, *([gap] if gap else [])),
+    )
+
+
+def _inputs(project: Project, machines: Mapping[str, Machine]) -> dict[str, str]:
+    """Everything that a verdict depends on, by name; mlenv's own catalogue comes with mlenv and is not among it."""
+    found = {name: certificate_module.machine_digest(seen) for name, seen in machines.items()}
+    found |= {overlay.path: digest(meaning(overlay)) for overlay in project.overlays.values()}
+    for backend in project.overlays:
+        if (recorded := project.record(backend)) is not None:
+            found[recorded.path] = digest(record.digest_text(recorded))
+    for part in project.locks:
+        found[part.settings.lock] = digest(part.lock_text or "")
+    found["settings"] = digest(f"{drift.settings(project)} {project.settings.backend}")
+    return found
+
+
+def _require_current(project: Project) -> None:
+    stale = [finding for part in project.locks for finding in drift.check_lock(part)]
+    if stale:
+        told = "\n".join(f"  {finding}" for finding in stale[:6])
+        raise FindingError(f"the lock is not current:\n{told}", hint=stale[0].hint or drift.RELOCK)
+
+
+def _finding(verdict: Verdict) -> Finding:
+    message = f"{verdict.file}: {verdict.problems[0]}"
+    return Finding(kind="machine-unfit", message=message, hint=f"`mlenv detect --why --machine {verdict.file}`")
+
+
+def _table(verdicts: Iterable[Verdict]) -> list[str]:
+    rows = [("machine", "platform", "cards", "backend", "torch", "verdict")]
+    for verdict in verdicts:
+        cards = ", ".join(dict.fromkeys(verdict.cards)) or "no GPU"
+        words = "good" if verdict.good else "bad"
+        rows.append((verdict.file, verdict.platform, cards, verdict.backend or "none", verdict.torch or "-", words))
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _data(verdict: Verdict) -> dict[str, Any]:
+    return {**vars(verdict), "verdict": "good" if verdict.good else "bad"}
+
+
+def _shown(project: Project, path: Path) -> str:
+    absolute = Path(os.path.normpath(path.absolute()))
+    root = project.root.absolute()
+    return absolute.relative_to(root).as_posix() if absolute.is_relative_to(root) else str(path)
