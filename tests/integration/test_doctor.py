@@ -236,3 +236,31 @@ def test_a_cache_that_can_not_be_used_is_a_finding_and_no_fault(world: World) ->
     document = world.json("doctor", "--offline", env={"UV_CACHE_DIR": str(blocked / "cache")}, code=1)
     assert _areas(document)["disks"]["state"] == "error"
     assert _areas(document)["lock"]["state"] == "ok"
+
+
+def test_what_uv_toml_says_counts_and_what_is_dropped_is_noted(world: World) -> None:
+    path = world.root / "uv.toml"
+    path.write_text('cache-dir = "own-cache"\nlink-mode = "copy"\nresolution = "lowest"\n' + path.read_text())
+    document = world.json("doctor", "--offline", env={"UV_CACHE_DIR": None}, code=1)
+    areas = _areas(document)
+    assert f"cache {world.root / 'own-cache'} " in areas["disks"]["seen"]
+    assert _kinds(document, "disks") == [("link-mode-copy", "warning")]
+    assert [finding["severity"] for finding in areas["project"]["findings"]] == ["note"]
+    assert "resolution" in areas["project"]["findings"][0]["message"]
+
+
+def test_a_backend_whose_index_is_named_nowhere_is_told(world: World) -> None:
+    path = world.root / "uv.toml"
+    path.write_text(path.read_text().replace('name = "pytorch-cpu"', 'name = "another"'))
+    document = world.json("doctor", code=1)
+    assert _kinds(document, "indexes") == [("index-missing", "error")]
+    assert _areas(document)["indexes"]["seen"] == "cpu not carried, cu130 from pytorch-cu130"
+    assert "mlenv init" in _areas(document)["indexes"]["findings"][0]["hint"]
+
+
+def test_quiet_says_only_what_is_wrong(world: World) -> None:
+    (world.root / "requirements.in").write_text("demo-app>1\n")
+    done = world.run("doctor", "--offline", "-q", "--color", "never")
+    assert done.code == 1
+    assert [line.split()[1] for line in done.out.splitlines() if not line.startswith(" ")] == ["lock"]
+    assert done.err == ""

@@ -98,7 +98,7 @@ over /srv tmpfs rw 0 0
     ("path", "found"),
     [
         ("/home/me", ("/", "ext4")),
-        ("/mnt/c/work", ("/mnt/c", "9p")),
+        ("/mnt/c/app", ("/mnt/c", "9p")),
         ("/mnt/cold", ("/", "ext4")),
         ("/data sets/x", ("/data sets", "nfs4")),
         ("/srv/deep/x", ("/srv", "tmpfs")),
@@ -144,7 +144,7 @@ def test_the_cache_that_is_proposed_is_on_the_project_s_own_disk() -> None:
     elsewhere = _disk("/big/uv", mount="/big")
     for project, proposed in (
         (PROJECT, "/home/me/.uv-cache"),
-        (_disk("/work", mount="/work"), "/work/.mlenv/uv-cache"),
+        (_disk("/app", mount="/app"), "/app/.mlenv/uv-cache"),
     ):
         area = disks.judge(LINUX, project, elsewhere, link_mode=None)
         assert f"UV_CACHE_DIR={proposed}`" in str(area.findings[0].hint)

@@ -9,7 +9,7 @@ from concurrent.futures import TimeoutError as TooLate
 from dataclasses import dataclass, replace
 
 from mlenv import solve
-from mlenv.errors import MlenvError, UnreachableError
+from mlenv.errors import MlenvError, ProjectError, UnreachableError
 from mlenv.overlay import Overlay
 from mlenv.project import Project
 from mlenv.report import Area, Finding
@@ -39,9 +39,7 @@ class Asked:
 def ask(project: Project, uv: Uv, *, platform: str) -> Asked:
     """Start to look for each backend's pinned roots where ``sync`` would. Raises ProjectError for unusable files."""
     overlays = [one for one in project.overlays.values() if _asked(project, one, platform)]
-    for overlay in overlays:  # read here, once: threads share what is read lazily
-        solve.sources_of(project, overlay, platform=platform, stand_in=False)
-    _ = project.requirements, project.names
+    _ = project.requirements, project.names, project.indexes, project.catalogue  # threads share what is read lazily
     question = Question(
         files={},
         sources=(),
@@ -112,8 +110,9 @@ def _refusal(
     message = error.message if error.message.startswith(f"the foundation of {backend}") else f"{backend}: {error}"
     if silent and "can't be reached" not in message:  # the first source's answer; this is the next one's
         message += f"; {', '.join(silent)} can't be reached"
+    kind = "index-unreachable" if unreachable else "index-without-pin"
     finding = Finding(
-        kind="index-unreachable" if unreachable else "index-without-pin",
+        kind="index-missing" if isinstance(error, ProjectError) else kind,
         message=message,
         why=f"`mlenv sync --backend {backend}` would fail" + ("" if needed else "; this machine gets another one"),
         hint=error.hint,
