@@ -94,9 +94,16 @@ def parse(text: str, *, path: str) -> Certificate:
 
 
 def _verdict(entry: Mapping[str, Any]) -> Verdict:
-    lists = {name: tuple(map(str, entry[name])) for name in ("cards", "reasons", "notes", "problems")}
-    texts = {name: entry[name] for name in ("file", "platform", "backend", "torch")}
-    return Verdict(**texts, **lists)
+    return Verdict(
+        file=str(entry["file"]),
+        platform=str(entry["platform"]),
+        backend=entry["backend"],
+        torch=entry["torch"],
+        cards=tuple(entry["cards"]),
+        reasons=tuple(entry["reasons"]),
+        notes=tuple(entry["notes"]),
+        problems=tuple(entry["problems"]),
+    )
 
 
 def stale(certificate: Certificate, inputs: Mapping[str, str], *, path: str) -> tuple[Finding, ...]:

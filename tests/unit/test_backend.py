@@ -420,6 +420,7 @@ def test_detect_tells_the_machine_the_backend_and_why() -> None:
         "note         cu126 is CUDA 12.6 and the driver goes to 12.4: fine within one major, "
         "but for what compiles PTX at run time",
         "next         driver 580 or newer would unlock cu132 (torch 2.15.0)",
+        "             driver 560.28.03 or newer has all of CUDA 12.6, run-time compilation of PTX included",
     ]
 
 

@@ -31,8 +31,8 @@ Progress = Callable[[str], None]
 def check(project: Project, uv: Uv, *, files: Sequence[Path], output: Path, progress: Progress) -> Outcome:
     """A table of what each machine gets, and the certificate, written to ``output``.
 
-    ``files`` are what ``mlenv detect --json`` printed; none: those of the certificate that is there. Exit status 1 where
-    the lock doesn't hold on a machine. Raises FindingError for a stale lock, ProjectError for a bad file.
+    ``files`` are what ``mlenv detect --json`` printed; none: those of the certificate that is there. Exit status 1
+    where the lock doesn't hold on a machine. Raises FindingError for a stale lock, ProjectError for a bad file.
     """
     machines = _machines(project, files, output)
     _require_current(project)
@@ -42,7 +42,7 @@ def check(project: Project, uv: Uv, *, files: Sequence[Path], output: Path, prog
     made = Certificate(inputs=_inputs(project, machines), verdicts=verdicts)
     text = certificate_module.render(made)
     if read_text(output, shown=str(output)) != text:
-        write_atomically(output, text, staging=project.state)
+        write_atomically(output, text)
     bad = [verdict for verdict in verdicts if not verdict.good]
     lines = [*_table(verdicts), "", f"{len(verdicts) - len(bad)} of {len(verdicts)} machines are served by this lock"]
     lines.append(f"certificate: {_shown(project, output)}")
