@@ -101,6 +101,11 @@ class Judgement:
         """Why it does not run here, or None."""
         return next((one.text for one in self.criteria if one.verdict == "no"), None)
 
+    @property
+    def machine_obstacle(self) -> str | None:
+        """Why the machine does not run it, whatever the Python is; or None."""
+        return next((one.text for one in self.criteria if one.verdict == "no" and one.name != "Python"), None)
+
     def as_json(self) -> dict[str, Any]:
         """The judgement as JSON values."""
         criteria = [{("criterion" if k == "name" else k): v for k, v in vars(one).items()} for one in self.criteria]
@@ -194,7 +199,7 @@ def _named(case: _Case, name: str, *, force: bool) -> Choice:
     chosen = case.find(name)
     if chosen is None:
         raise _undeclared(case, name)
-    if chosen.obstacle and not force:
+    if chosen.machine_obstacle and not force:  # an index of one's own may have wheels for another Python
         last = f"add --force where {name} is wanted all the same"
         raise _nothing_fits(case, f"{name} does not run on this machine", tried=[chosen], last=last)
     return _choice(case, chosen, "it was asked for", lambda _: f"{name} was asked for")

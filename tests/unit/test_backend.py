@@ -474,6 +474,13 @@ def test_the_cpu_build_needs_wheels_as_well() -> None:
         choose(catalogue=CATALOGUE, machine=NO_GPU, declared=DECLARED, request=Automatic(), python="3.10")
 
 
+def test_a_backend_by_name_is_told_that_its_torch_may_have_no_wheels() -> None:
+    asked = Named(backend="cu132")
+    choice = choose(catalogue=CATALOGUE, machine=_machine((9, 0)), declared=DECLARED, request=asked, python="3.10")
+    assert choice.backend == "cu132"
+    assert choice.notes == ("cu132: torch 2.15.0 has no wheels for Python 3.10; 3.11 to 3.15 do",)
+
+
 def test_a_build_known_not_to_be_there_is_taken_only_where_nothing_better_is() -> None:
     machine = _machine((9, 0))
     assert _choose(machine, declared={"cu126": "2.15.0", "cu118": "2.7.1"}) == "cu118"
