@@ -201,6 +201,7 @@ def _finding(read: _Reader) -> Finding:
         line=read.get("line", _optional(_integer), default=None),
         severity=read.get("severity", _one_of(("error", "warning", "note")), default="error"),
         package=read.get("package", _optional(_string), default=None),
+        why=read.get("why", _optional(_string), default=None),
     )
 
 

@@ -384,6 +384,24 @@ def test_what_cuda_visible_devices_hides_from_libcuda_is_no_fault(cuda_library: 
     assert machine.driver_fault is None
 
 
+def test_on_wsl2_libcuda_of_windows_is_found(cuda_library: Path, no_library: Path, root: Path) -> None:
+    _put(root, WSL)
+    windows = root / "usr/lib/wsl/lib" / cuda_stub.LIBRARY
+    windows.parent.mkdir(parents=True)
+    windows.write_bytes(cuda_library.read_bytes())
+    machine = _observe(no_library, root, cuda_stub.answers(ORIN))
+    assert [gpu.name for gpu in machine.gpus] == ["Orin"]
+
+
+def test_a_machine_file_with_a_mistyped_field_names_the_nearest(library: Path, tmp_path: Path) -> None:
+    told = tmp_path / "machine.json"
+    told.write_text('{"os": "linux", "arch": "x86_64", "gpu": []}')
+    command = [sys.executable, "-m", "mlenv", "detect", "--machine", str(told)]
+    ran = subprocess.run(command, env=_environment(library, {}), capture_output=True, text=True, check=False)
+    assert ran.returncode == 3
+    assert f"{told}: gpu is not a field of it; did you mean gpus?" in ran.stderr
+
+
 def test_what_libcuda_lists_is_visible_whatever_its_numbers(cuda_library: Path, root: Path) -> None:
     _put(root, JETSON)
     machine = _observe(cuda_library, root, {**cuda_stub.answers(ORIN), "CUDA_VISIBLE_DEVICES": "1"})
