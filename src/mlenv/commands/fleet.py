@@ -18,6 +18,7 @@ from mlenv.machine import Machine
 from mlenv.overlay import meaning
 from mlenv.project import Project
 from mlenv.report import Finding, Outcome
+from mlenv.settings import PROJECT_FILE
 from mlenv.system import process
 from mlenv.system import uv as uv_module
 from mlenv.system.files import write_atomically
@@ -101,7 +102,7 @@ def _described(project: Project, files: Sequence[Path], *, missing_ok: bool) -> 
 
 def _chosen(project: Project, seen: Machine) -> Choice | MlenvError:
     """The backend a machine gets, from the setting or from what it is; the error where it gets none."""
-    request: Request = parse_request(project.settings.backend)
+    request: Request = parse_request(_backend(project))
     declared = {name: overlay.torch_version for name, overlay in project.overlays.items()}
     try:
         return choose(
@@ -113,6 +114,12 @@ def _chosen(project: Project, seen: Machine) -> Choice | MlenvError:
         )
     except (NoBackendError, ProjectError) as error:
         return error
+
+
+def _backend(project: Project) -> str | None:
+    """The backend that the project's own file sets: a certificate doesn't depend on who makes it."""
+    own = project.settings.origins.get("backend", "").startswith(PROJECT_FILE)
+    return project.settings.backend if own else None
 
 
 def _proofs(
@@ -199,7 +206,7 @@ def _inputs(project: Project, machines: Mapping[str, Machine]) -> dict[str, str]
             found[recorded.path] = digest(record.digest_text(recorded))
     for part in project.locks:
         found[part.settings.lock] = digest(part.lock_text or "")
-    found["settings"] = digest(f"{drift.settings(project)} {project.settings.backend}")
+    found["settings"] = digest(f"{drift.settings(project)} {_backend(project)}")
     return found
 
 
