@@ -259,7 +259,7 @@ def _architecture_gap(project: Project, backend: str, torch: str | None, machine
     """Why the torch in the environment can't run on a visible GPU, or None."""
     if torch is None or not machine.visible_gpus or backend == "cpu":
         return None
-    from mlenv.backend import uncovered
+    from mlenv.judgement import uncovered
 
     return uncovered(catalogue=project.catalogue, machine=machine, backend=backend, torch=torch)
 

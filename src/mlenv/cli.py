@@ -140,6 +140,17 @@ for _option in reversed(_COMMON):
 
 
 _PATHS = click.Path(path_type=Path)
+_BACKENDS = click.option("--backend", "backends", multiple=True, metavar="B", help="This backend only; repeatable.")
+_NIGHTLY = click.option("--nightly", is_flag=True, help="The nightly channel.")
+_DRY_RUN = click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+_WAIT = click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    metavar="SECONDS",
+    show_default=True,
+    help="Wait for another mlenv.",
+)
 
 
 @cli.command("lock")
@@ -185,14 +196,7 @@ _PATHS = click.Path(path_type=Path)
 @click.option(
     "--annotation-style", type=click.Choice(["split", "line"]), default="split", show_default=True, help="Of `# via`."
 )
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=600.0,
-    metavar="SECONDS",
-    show_default=True,
-    help="Wait for another mlenv.",
-)
+@_WAIT
 @command()
 def lock_command(session: Session, *, wait: float, machines: tuple[Path, ...], **options: Any) -> None:
     """Resolve the Application against every overlay and write the lock.
@@ -283,7 +287,7 @@ def _backend_options(function: Callable[..., None]) -> Callable[..., None]:
 @_backend_options
 @click.option("--nightly", is_flag=True, help="The foundation, and nothing else, from the nightly channel.")
 @click.option("--force", is_flag=True, help="Take the backend asked for even if this machine can't run it.")
-@click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
+@_DRY_RUN
 @click.option("--check", is_flag=True, help="Exit 1 where the environment differs; write nothing.")
 @click.option("--rebuild", is_flag=True, help="Build anew even if nothing changed.")
 @click.option("--locked", is_flag=True, help="Never write a lock (the default where CI is set).")
@@ -301,14 +305,7 @@ def _backend_options(function: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="How far the gate goes.",
 )
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=600.0,
-    metavar="SECONDS",
-    show_default=True,
-    help="Wait for another mlenv.",
-)
+@_WAIT
 @command(backend=True, machine=True)
 def sync_command(
     session: Session,
@@ -565,19 +562,6 @@ def foundation_group() -> None:
     mlenv foundation record        write constraints/pylock.<backend>.toml: every file with its hash
     mlenv foundation diff A B      two records, a record and an environment, or two machines
     """
-
-
-_BACKENDS = click.option("--backend", "backends", multiple=True, metavar="B", help="This backend only; repeatable.")
-_NIGHTLY = click.option("--nightly", is_flag=True, help="The nightly channel.")
-_DRY_RUN = click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
-_WAIT = click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=600.0,
-    metavar="SECONDS",
-    show_default=True,
-    help="Wait for another mlenv.",
-)
 
 
 @foundation_group.command("list")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from mlenv.backend import Judgement, Target, judge, newest_builds
+from mlenv.backend import newest_builds
 from mlenv.catalogue import Catalogue, Release, minor_of
+from mlenv.judgement import Judgement, Target, judge
 from mlenv.machine import Gpu, Machine, dotted
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -23,40 +23,38 @@ from mlenv.system import uv as uv_module
 from mlenv.system.uv import Uv
 
 
-def make_plan(
-    project: Project,
-    uv: Uv,
-    *,
-    backend: str,
-    interpreter: Path,
-    platform: str,
-    elsewhere: bool,
-    extras: tuple[str, ...] = (),
-) -> tuple[Plan, tuple[str, ...]]:
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a foundation is resolved for. ``elsewhere``: the platform is not the one that ``interpreter`` runs on.
+
+    ``extras`` are personal additions. ``stand_in`` lets the default index's metadata of the same release do: enough to
+    prove, never to install.
+    """
+
+    backend: str
+    platform: str
+    interpreter: Path = field(default_factory=uv_module.base_interpreter)
+    elsewhere: bool = True
+    extras: tuple[str, ...] = ()
+    stand_in: bool = False
+
+
+def make_plan(project: Project, uv: Uv, target: Target) -> tuple[Plan, tuple[str, ...]]:
     """Resolve the foundation with the lock's pins; every file with URL and hash.
 
-    ``platform`` is the target's; ``elsewhere`` says that it is not the one ``interpreter`` runs on. Where there is a
-    record its files are taken, and no others. Returns the plan and what is worth saying about its source. Raises
-    FindingError where lock and record don't fit, and what ``solve.resolve_backend`` and ``plan.make`` raise.
+    Where there is a record its files are taken, and no others. Returns the plan and what is worth saying about its
+    source. Raises FindingError where lock and record don't fit, and what ``solve.resolve_backend`` and ``plan.make``
+    raise.
     """
-    record = project.record(backend)
-    pins = _pins(project, platform)
-    resolved = resolve(
-        project,
-        uv,
-        backend=backend,
-        interpreter=interpreter,
-        platform=platform,
-        elsewhere=elsewhere,
-        extras=extras,
-        record=record,
-    )
+    record = project.record(target.backend)
+    pins = _pins(project, target.platform)
+    resolved = resolve(project, uv, target, record=record)
     locked = {pin.name for pin in pins}
-    additions = {pin.name for pin in resolved.application} - locked if extras else set()
+    additions = {pin.name for pin in resolved.application} - locked if target.extras else set()
     built = {canonicalize_name(n) for n in (*project.settings.build, *project.settings.build_against_foundation)}
     made = plan.make(resolved, lock=pins, built=built, extra=additions)
     _refuse_built_against(project, made)
-    return (made if record is None else _recorded(made, record, platform)), resolved.notes
+    return (made if record is None else _recorded(made, record, target.platform)), resolved.notes
 
 
 def make_record(project: Project, uv: Uv, backend: str, *, today: date) -> Record:
@@ -69,15 +67,7 @@ def make_record(project: Project, uv: Uv, backend: str, *, today: date) -> Recor
     targets = header.platforms if header is not None else project.settings.platforms
     there = [platform for platform in targets if project.catalogue.builds_for(backend, platform)]
     by_platform = {
-        platform: resolve(
-            project,
-            uv,
-            backend=backend,
-            interpreter=uv_module.base_interpreter(),
-            platform=platform,
-            elsewhere=True,
-        )
-        for platform in there
+        platform: resolve(project, uv, Target(backend=backend, platform=platform), record=None) for platform in there
     }
     built = {canonicalize_name(name) for name in project.settings.build}
     tables = {
@@ -95,39 +85,27 @@ def make_record(project: Project, uv: Uv, backend: str, *, today: date) -> Recor
     )
 
 
-def resolve(
-    project: Project,
-    uv: Uv,
-    *,
-    backend: str,
-    interpreter: Path,
-    platform: str,
-    elsewhere: bool,
-    extras: tuple[str, ...] = (),
-    stand_in: bool = False,
-    record: Record | None = None,
-) -> Resolved:
+def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) -> Resolved:
     """One backend's foundation with the lock's pins, held to the ``record`` where there is one.
-
-    ``stand_in`` lets the default index's metadata of the same release do: enough to prove, never to install.
 
     Raises FindingError where two CUDA families collide or the record doesn't fit.
     """
+    platform = target.platform
     pins = _pins(project, platform)
     files = {"lock.txt": lockfile.render_pins(replace(pin, via=(), hashes=(), marker=None) for pin in pins)}
     files["asked.txt"] = "".join(f"{line}\n" for line in asked_of_foundation(project))
-    if extras:
-        files["with.txt"] = "".join(f"{extra}\n" for extra in extras)
+    if target.extras:
+        files["with.txt"] = "".join(f"{extra}\n" for extra in target.extras)
     question = Question(
         files=files,
         sources=tuple(files),
         python=_python(project),
-        interpreter=interpreter,
-        platform=platform if elsewhere else None,
-        stand_in=stand_in,
+        interpreter=target.interpreter,
+        platform=platform if target.elsewhere else None,
+        stand_in=target.stand_in,
         direct=frozenset(pin.name for pin in pins),
     )
-    overlay = project.overlay(backend)
+    overlay = project.overlay(target.backend)
     try:
         if record is None:
             resolved = solve.resolve_backend(project, uv, overlay, question, platform=platform)

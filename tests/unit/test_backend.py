@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from mlenv.backend import Automatic, CudaMajor, Named, Request, choose, obstacles, parse_request, uncovered
+from mlenv.backend import Automatic, CudaMajor, Named, Request, choose, obstacles, parse_request
 from mlenv.catalogue import load
 from mlenv.commands.detect import Question, detect
 from mlenv.errors import ExitCode, MlenvError, NoBackendError, ProjectError
+from mlenv.judgement import uncovered
 from mlenv.machine import Gpu, Machine
 from mlenv.report import Finding
 

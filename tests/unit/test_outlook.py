@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from mlenv.backend import Target
 from mlenv.catalogue import document, load, parse
+from mlenv.judgement import Target
 from mlenv.machine import Gpu, Machine
 from mlenv.outlook import coming
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlenv import outlook
-from mlenv.backend import Judgement, Named, Request, Target, choose, judge, newest_builds, obstacles
+from mlenv.backend import Named, Request, choose, newest_builds, obstacles
 from mlenv.catalogue import Catalogue
 from mlenv.errors import MlenvError, NoBackendError
+from mlenv.judgement import Judgement, Target, judge
 from mlenv.machine import Gpu, Machine, dotted
 from mlenv.report import Finding, Outcome
 

@@ -72,9 +72,8 @@ def _own_files(project: Project) -> dict[Path, str]:
 
 def _plan(project: Project, uv: Uv, backend: str, machine: Machine) -> Plan:
     interpreter = uv_module.find_python(uv, project.target_python[0])
-    chosen, _ = planning.make_plan(
-        project, uv, backend=backend, interpreter=interpreter, platform=machine.platform, elsewhere=False
-    )
+    target = planning.Target(backend=backend, platform=machine.platform, interpreter=interpreter, elsewhere=False)
+    chosen, _ = planning.make_plan(project, uv, target)
     return chosen
 
 

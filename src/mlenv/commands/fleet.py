@@ -10,9 +10,10 @@ from typing import Any
 
 from mlenv import certificate as certificate_module
 from mlenv import drift, machine, planning, record
-from mlenv.backend import Choice, Request, choose, parse_request, uncovered
+from mlenv.backend import Choice, Request, choose, parse_request
 from mlenv.certificate import Certificate, Verdict
 from mlenv.errors import FindingError, MlenvError, NoBackendError, ProjectError, UsageError
+from mlenv.judgement import uncovered
 from mlenv.lockfile import digest
 from mlenv.machine import Machine
 from mlenv.overlay import meaning
@@ -20,7 +21,6 @@ from mlenv.project import Project
 from mlenv.report import Finding, Outcome
 from mlenv.settings import PROJECT_FILE
 from mlenv.system import process
-from mlenv.system import uv as uv_module
 from mlenv.system.files import write_atomically
 from mlenv.system.uv import Uv
 from mlenv.textfile import read_text
@@ -159,16 +159,8 @@ def _prove(project: Project, uv: Uv, backend: str, platform: str) -> None:
             f"the lock is made for {', '.join(header.platforms)}, not for {platform}",
             hint=f'add "{platform}" to [tool.mlenv] platforms, then `mlenv lock`',
         )
-    planning.resolve(
-        project,
-        uv,
-        backend=backend,
-        interpreter=uv_module.base_interpreter(),
-        platform=platform,
-        elsewhere=True,
-        stand_in=True,
-        record=project.record(backend),
-    )
+    target = planning.Target(backend=backend, platform=platform, stand_in=True)
+    planning.resolve(project, uv, target, record=project.record(backend))
 
 
 def _verdict(

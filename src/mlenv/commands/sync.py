@@ -286,15 +286,14 @@ def _build(state: _State, *, clock: Clock, progress: Progress) -> tuple[Generati
 
 
 def _plan(state: _State) -> tuple[Plan, tuple[str, ...]]:
-    return planning.make_plan(
-        state.project,
-        state.uv,
+    target = planning.Target(
         backend=state.request.backend,
-        interpreter=state.wanted.interpreter,
         platform=state.machine.platform,
+        interpreter=state.wanted.interpreter,
         elsewhere=state.request.described,
         extras=state.wanted.extras,
     )
+    return planning.make_plan(state.project, state.uv, target)
 
 
 def _build_planned(state: _State, chosen: Plan, *, clock: Clock, progress: Progress) -> Generation:
