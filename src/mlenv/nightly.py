@@ -9,6 +9,7 @@ from datetime import date
 
 from mlenv import overlay as overlay_module
 from mlenv import planning, record, releases
+from mlenv.errors import ProjectError
 from mlenv.location import CONSTRAINTS
 from mlenv.overlay import NIGHTLY, Overlay
 from mlenv.project import Project, read_text
@@ -41,6 +42,12 @@ def find(project: Project, uv: Uv, backend: str, *, today: date, progress: Calla
     PackageIndexError.
     """
     stable = project.of_channel("stable").overlay(backend)
+    if stable.torch_version is None:
+        raise ProjectError(
+            "pins no torch, and the nightly channel is torch's",
+            path=stable.path,
+            hint="add a line torch==VERSION for the release, or do without --nightly for this backend",
+        )
     progress(f"looking for the newest nightlies of {backend}")
     family = releases.newest_nightly(project, uv, stable)
     old = project.nightly_overlay(backend)

@@ -148,6 +148,11 @@ def test_a_certificate_with_a_bad_verdict_does_not_pass(world: World) -> None:
     assert "fleet/old.json: " in done.out
 
 
+def test_a_folder_stands_for_the_machines_in_it(world: World) -> None:
+    document = world.json("fleet", "check", str(world.root / "fleet"))
+    assert [machine["file"] for machine in document["machines"]] == ["fleet/laptop.json", "fleet/node1.json"]
+
+
 def test_wrong_usage_and_bad_files(world: World) -> None:
     assert world.run("fleet", "check").code == 2
     missing = world.run("fleet", "check", str(world.root / "fleet/none.json"))

@@ -266,6 +266,14 @@ def test_a_source_that_cannot_be_asked_leaves_its_overlay_alone(world: World) ->
     assert "torch==2.15.0" in (world.root / "constraints/cu130.txt").read_text()
 
 
+def test_an_overlay_without_torch_is_left_alone_and_that_is_no_fault(world: World) -> None:
+    world.publish(Package("tensorflow", "2.21.0"))
+    (world.root / "constraints/cpu.txt").write_text("tensorflow==2.21.0\n")
+    done = world.run("foundation", "upgrade", "--backend", "cpu")
+    assert done.code == 0, done
+    assert "constraints/cpu.txt stays as it is\n  note: it pins no torch" in done.out
+
+
 def test_fit_takes_the_newest_at_which_nothing_is_held_back(world: World) -> None:
     world.publish(*fake_foundation("cu130", torch="2.15.0").family, index="pytorch-cu130")
     world.publish(

@@ -86,9 +86,10 @@ def _machines(project: Project, files: Sequence[Path], output: Path) -> dict[str
 
 
 def _described(project: Project, files: Sequence[Path], *, missing_ok: bool) -> dict[str, Machine]:
-    """file → machine; certificates among the files are passed over, as a glob finds them, too."""
+    """file → machine; a folder stands for its .json files. Certificates are passed over, as a glob finds them, too."""
     found: dict[str, Machine] = {}
-    for path in files:
+    listed = [inner for given in files for inner in (sorted(given.glob("*.json")) if given.is_dir() else [given])]
+    for path in listed:
         name = _shown(project, path)
         text = read_text(path, shown=name, utf16=True)
         if text is None:

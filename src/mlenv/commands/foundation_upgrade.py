@@ -62,6 +62,9 @@ def upgrade(
     with project_lock(project.state, wait=wait, waiting=progress):
         for backend in backends or tuple(project.overlays):
             overlay = project.overlay(backend)
+            if overlay.torch_version is None:
+                moves.append(_without_torch(overlay))
+                continue
             try:
                 family = _family(project, uv, overlay, fit=fit, progress=progress)
             except MlenvError as error:
@@ -106,6 +109,11 @@ def upgrade_nightly(
             if not dry_run:
                 nightly.write(part, found)
     return _outcome(project, moves, [], dry_run=dry_run, code=0, following="`mlenv sync --nightly`")
+
+
+def _without_torch(overlay: Overlay) -> _Moved:
+    note = "it pins no torch; other roots are moved by hand"
+    return _Moved(path=overlay.path, backend=overlay.backend, before={}, after={}, notes=(note,))
 
 
 def _family(project: Project, uv: Uv, overlay: Overlay, *, fit: bool, progress: Progress) -> Family:
@@ -211,7 +219,15 @@ def _outcome(
 ) -> Outcome:
     lines: list[str] = []
     for move in moves:
-        state = "is at the newest" if not move.changes else "would be moved" if dry_run else "moved"
+        state = (
+            "is at the newest"
+            if move.before and not move.changes
+            else "stays as it is"
+            if not move.changes
+            else "would be moved"
+            if dry_run
+            else "moved"
+        )
         lines += [f"{move.path} {state}", *(f"  {change}" for change in move.changes)]
         lines += [f"  note: {note}" for note in move.notes]
     if any(move.changes for move in moves) and not dry_run:
