@@ -219,21 +219,18 @@ def _outcome(
 ) -> Outcome:
     lines: list[str] = []
     for move in moves:
-        state = (
-            "is at the newest"
-            if move.before and not move.changes
-            else "stays as it is"
-            if not move.changes
-            else "would be moved"
-            if dry_run
-            else "moved"
-        )
-        lines += [f"{move.path} {state}", *(f"  {change}" for change in move.changes)]
+        lines += [f"{move.path} {_state(move, dry_run=dry_run)}", *(f"  {change}" for change in move.changes)]
         lines += [f"  note: {note}" for note in move.notes]
     if any(move.changes for move in moves) and not dry_run:
         lines += ["", f"next: {following}"]
     data = {"overlays": [_data(move) for move in moves], "written": not dry_run, "python": project.target_python[0]}
     return Outcome(text="\n".join(lines), data=data, findings=tuple(findings), exit_code=code)
+
+
+def _state(move: _Moved, *, dry_run: bool) -> str:
+    if move.changes:
+        return "would be moved" if dry_run else "moved"
+    return "is at the newest" if move.before else "stays as it is"
 
 
 def _data(move: _Moved) -> dict[str, Any]:
