@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.pylock import Pylock
 
-from support.index import CaptivePortal, Dropped, LoopbackIndex, Status
+from support.index import CaptivePortal, Dropped, IndexSettings, LoopbackIndex, Status
 from support.interpreter import ProjectFactory, RunProgram
 from support.wheels import Package, fake_foundation, fake_torch
 from support.world import World, indexes_toml, make_world
@@ -141,6 +141,17 @@ def test_a_mirror_on_this_machine_serves_the_recorded_files(world: World) -> Non
     )
     assert done.code == 0, done
     assert world.installed["torch"] == "2.14.1+cu130"
+
+
+def test_where_an_index_lists_no_hash_the_file_is_fetched_and_hashed(world: World) -> None:
+    world.index.configure("pytorch-cu130", IndexSettings(hashes=False))
+    assert world.run("foundation", "record", "--backend", "cu130").code == 0
+    torch = world.foundations["cu130"].family[0]
+    assert hashes_of(record_of(world), "torch") == {torch.sha256}
+    world.sync("--cuda13")
+    world.publish(replace(torch, files={**(torch.files or {}), "torch/extra.py": "1\n"}), index="pytorch-cu130")
+    done = world.run("sync", "--cuda13", "--rebuild", "--verify", "metadata", env={"UV_CACHE_DIR": str(world.home)})
+    assert done.code == 7, done
 
 
 def test_a_record_never_holds_credentials(world: World) -> None:

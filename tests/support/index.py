@@ -33,9 +33,10 @@ _HTML = "text/html; charset=utf-8"
 
 @dataclass(frozen=True, kw_only=True)
 class IndexSettings:
-    """What one index offers: JSON pages, PEP 658 metadata, range requests; who may enter (user, password)."""
+    """What one index offers: JSON pages, hashes, PEP 658 metadata, range requests; who may enter (user, password)."""
 
     json: bool = True
+    hashes: bool = True
     metadata: bool = True
     ranges: bool = True
     credentials: tuple[str, str] | None = None
@@ -321,7 +322,11 @@ def _entry(file: Package, settings: IndexSettings, *, wrong_hash: bool) -> dict[
     """The file as PEP 691 describes it."""
     digest = hashlib.sha256(b"something else").hexdigest() if wrong_hash else file.sha256
     entry: dict[str, Any] = {"filename": file.filename, "url": f"../../files/{quote(file.filename)}"}
-    entry |= {"hashes": {"sha256": digest}, "size": len(file.data), "upload-time": file.upload_time}
+    entry |= {
+        "hashes": {"sha256": digest} if settings.hashes else {},
+        "size": len(file.data),
+        "upload-time": file.upload_time,
+    }
     if file.requires_python:
         entry["requires-python"] = file.requires_python
     if file.yanked:
@@ -332,7 +337,8 @@ def _entry(file: Package, settings: IndexSettings, *, wrong_hash: bool) -> dict[
 
 
 def _anchor(entry: Mapping[str, Any]) -> str:
-    attributes = {"href": f"{entry['url']}#sha256={entry['hashes']['sha256']}"}
+    digest = entry["hashes"].get("sha256")
+    attributes = {"href": f"{entry['url']}#sha256={digest}" if digest else entry["url"]}
     if "requires-python" in entry:
         attributes["data-requires-python"] = entry["requires-python"]
     if "yanked" in entry:
