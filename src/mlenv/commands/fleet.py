@@ -45,7 +45,13 @@ def check(project: Project, uv: Uv, *, files: Sequence[Path], output: Path, prog
     if read_text(output, shown=str(output)) != text:
         write_atomically(output, text)
     bad = [verdict for verdict in verdicts if not verdict.good]
-    lines = [*_table(verdicts), "", f"{len(verdicts) - len(bad)} of {len(verdicts)} machines are served by this lock"]
+    told = [f"note: {verdict.file}: {note}" for verdict in verdicts for note in verdict.notes]
+    lines = [
+        *_table(verdicts),
+        "",
+        *told,
+        f"{len(verdicts) - len(bad)} of {len(verdicts)} machines are served by this lock",
+    ]
     lines.append(f"certificate: {_shown(project, output)}")
     findings = tuple(_finding(verdict) for verdict in bad)
     data = {"certificate": str(output), "machines": [_data(verdict) for verdict in verdicts], "inputs": made.inputs}
@@ -130,19 +136,18 @@ def _proofs(
     choices: Mapping[str, Choice | MlenvError],
     *,
     progress: Progress,
-) -> dict[tuple[str, str], MlenvError | None]:
-    """(backend, platform) → why foundation and lock don't resolve together there, or None where they do."""
+) -> dict[tuple[str, str], MlenvError | tuple[str, ...]]:
+    """(backend, platform) → why foundation and lock don't resolve together there; notes on their proof if they do."""
     wanted = dict.fromkeys(
         (choice.backend, machines[name].platform) for name, choice in choices.items() if isinstance(choice, Choice)
     )
     progress(f"proving the lock for {', '.join(f'{backend} on {platform}' for backend, platform in wanted)}")
 
-    def prove(backend: str, platform: str) -> MlenvError | None:
+    def prove(backend: str, platform: str) -> MlenvError | tuple[str, ...]:
         try:
-            _prove(project.of_lock(backend), uv, backend, platform)
+            return _prove(project.of_lock(backend), uv, backend, platform)
         except MlenvError as error:
             return error
-        return None
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         try:
@@ -152,8 +157,11 @@ def _proofs(
             raise
 
 
-def _prove(project: Project, uv: Uv, backend: str, platform: str) -> None:
-    """Raise where the lock's very pins and the backend's foundation don't resolve together on the platform."""
+def _prove(project: Project, uv: Uv, backend: str, platform: str) -> tuple[str, ...]:
+    """Raise where the lock's very pins and the backend's foundation don't resolve together on the platform.
+
+    Returns what is worth saying about the proof: that another build's metadata stood in, for one.
+    """
     header = project.lock.header if project.lock is not None else None
     if header is not None and platform not in header.platforms:
         raise ProjectError(
@@ -161,7 +169,7 @@ def _prove(project: Project, uv: Uv, backend: str, platform: str) -> None:
             hint=f'add "{platform}" to [tool.mlenv] platforms, then `mlenv lock`',
         )
     target = planning.Target(backend=backend, platform=platform, stand_in=True)
-    planning.resolve(project, uv, target, record=project.record(backend))
+    return planning.resolve(project, uv, target, record=project.record(backend)).notes
 
 
 def _verdict(
@@ -169,15 +177,15 @@ def _verdict(
     name: str,
     seen: Machine,
     choice: Choice | MlenvError,
-    proofs: Mapping[tuple[str, str], MlenvError | None],
+    proofs: Mapping[tuple[str, str], MlenvError | tuple[str, ...]],
 ) -> Verdict:
     cards = tuple(f"{gpu.name} ({machine.dotted(gpu.compute_capability)})" for gpu in seen.visible_gpus)
     if not isinstance(choice, Choice):
         return Verdict(file=name, platform=seen.platform, cards=cards, problems=tuple(choice.message.splitlines()))
     torch = project.overlay(choice.backend).torch_version
-    error = proofs[choice.backend, seen.platform]
+    proof = proofs[choice.backend, seen.platform]
     gap = uncovered(catalogue=project.catalogue, machine=seen, backend=choice.backend, torch=torch) if torch else None
-    problems = [error.message] if error is not None else []
+    problems, notes = ([proof.message], ()) if isinstance(proof, MlenvError) else ([], proof)
     return Verdict(
         file=name,
         platform=seen.platform,
@@ -185,7 +193,7 @@ def _verdict(
         backend=choice.backend,
         torch=torch,
         reasons=choice.reasons,
-        notes=choice.notes,
+        notes=(*choice.notes, *notes),
         problems=(*problems, *([gap] if gap else [])),
     )
 
