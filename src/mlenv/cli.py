@@ -439,7 +439,7 @@ def detect_command(session: Session, *, backend: str | None, request: str | None
         catalogue=project.usable_catalogue,
         machine=session.machine(),
         declared=selection.declared(project),
-        request=selection.as_request(backend=backend, flag=request),
+        request=selection.as_request(backend=backend or (None if request else project.settings.backend), flag=request),
         python=project.target_python[0],
         why=why,
         findings=project.plugins.findings,

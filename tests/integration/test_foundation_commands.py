@@ -415,3 +415,9 @@ def test_locked_finds_no_nightly(world: World) -> None:
     assert done.code == 3, done
     assert "constraints/nightly-cu130.txt is missing" in done.err
     assert not Path(world.root / "constraints/nightly-cu130.txt").exists()
+
+
+def test_detect_says_what_sync_gets_where_the_setting_names_a_backend(world: World) -> None:
+    world.configure('backend = "cu130"\n')
+    assert world.json("detect")["backend"] == "cu130"
+    assert world.json("detect", "--cpu")["backend"] == "cpu"
