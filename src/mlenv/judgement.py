@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mlenv import platforms
 from mlenv.catalogue import Backend, Catalogue, Channel, Code, Release, Version, is_nightly
 from mlenv.machine import Gpu, Machine, dotted
 
@@ -112,6 +113,8 @@ def _judge(catalogue: Catalogue, machine: Machine, backend: Backend, torch: str 
 
 def _on_platform(catalogue: Catalogue, machine: Machine, backend: Backend) -> Criterion:
     name: Literal["platform"] = "platform"
+    if machine.platform not in platforms.KNOWN and backend.runs is None:  # a plugin knows its own
+        return Criterion(name=name, verdict="no", text=f"mlenv knows no builds for {machine.platform}")
     if catalogue.builds_for(backend.name, machine.platform):
         return Criterion(name=name, verdict="yes", text=machine.platform, source=backend.source)
     if machine.os == "macos":

@@ -152,7 +152,7 @@ def _honest(runs: Callable[..., Any] | None, package: str) -> Runs | None:
     def ask(backend: str, machine: Machine) -> str | None:
         try:
             answer = runs(backend, machine)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # somebody else's code may not end mlenv
             return f"{package} fails to tell whether it runs here: {type(error).__name__}: {error}"
         if answer is None or (isinstance(answer, str) and answer):
             return answer
@@ -161,7 +161,7 @@ def _honest(runs: Callable[..., Any] | None, package: str) -> Runs | None:
     return ask
 
 
-def broken(name: str, package: str, error: Exception) -> Finding:
+def broken(name: str, package: str, error: BaseException) -> Finding:
     """What is told of a plugin that can't be used."""
     is_told = isinstance(error, MlenvError)
     message = str(error) if is_told else f"{_called(name, package)} can't be loaded: {type(error).__name__}: {error}"
@@ -214,7 +214,7 @@ def with_facts(machine: Machine, plugins: Plugins, environ: Mapping[str, str], *
         try:
             seen = plugin.observe(environ, root)
             facts |= {f"{plugin.name}.{key}": _fact(value) for key, value in seen.items()}
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # somebody else's code may not end mlenv
             findings.append(broken(plugin.name, plugin.package, error))
     return replace(machine, facts=facts, findings=(*machine.findings, *findings))
 

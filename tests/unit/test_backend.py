@@ -9,7 +9,7 @@ from mlenv.catalogue import load
 from mlenv.commands.detect import Question, detect
 from mlenv.errors import ExitCode, MlenvError, NoBackendError, ProjectError
 from mlenv.judgement import uncovered
-from mlenv.machine import Gpu, Machine
+from mlenv.machine import Gpu, Machine, from_json
 from mlenv.report import Finding
 
 CATALOGUE = load()
@@ -402,6 +402,13 @@ def test_an_installed_torch_that_covers_or_that_nobody_knows_passes(
 def test_obstacles_are_listed_newest_first() -> None:
     found = obstacles(catalogue=CATALOGUE, machine=_machine((9, 0), cuda=(12, 4)), declared=DECLARED)
     assert [other.backend for other in found] == ["cu132", "cu130"]
+
+
+@pytest.mark.parametrize(("system", "arch"), [("windows", "aarch64"), ("macos", "x86_64")])
+def test_a_platform_that_nothing_is_built_for_gets_no_backend(system: str, arch: str) -> None:
+    machine = from_json({"os": system, "arch": arch})
+    with pytest.raises(NoBackendError, match=f"mlenv knows no builds for {system}-{arch}"):
+        choose(catalogue=CATALOGUE, machine=machine, declared=_only("cpu"), request=Named(backend="cpu"))
 
 
 def test_detect_tells_the_machine_the_backend_and_why() -> None:
