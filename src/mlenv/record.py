@@ -209,6 +209,8 @@ def parse(text: str, *, path: str) -> Record:
 
 
 def _recorded(table: Mapping[str, Any]) -> Recorded:
+    if not all(map(_sha256, table["wheels"])):
+        raise KeyError(f"the sha256 of {table['name']}")
     return Recorded(
         name=canonicalize_name(table["name"]),
         version=str(table["version"]),

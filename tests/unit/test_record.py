@@ -124,3 +124,9 @@ def test_only_the_recorded_file_of_a_release_is_taken() -> None:
 def test_a_package_without_a_wheel_can_not_be_recorded() -> None:
     with pytest.raises(ProjectError, match="has no wheel"):
         made(linux_x86_64=[{"name": "odd", "version": "1.0", "sdist": {"hashes": {"sha256": "a" * 64}}}])
+
+
+def test_a_record_with_other_hashes_than_sha256_is_none() -> None:
+    text = record.render(made(linux_x86_64=[table("torch", "2.14.1", "a" * 64)])).replace("sha256", "sha512")
+    with pytest.raises(ProjectError, match="the sha256 of torch"):
+        record.parse(text, path=PATH)
