@@ -24,12 +24,13 @@ from mlenv.plan import Plan
 from mlenv.project import Project
 from mlenv.record import digest_text
 from mlenv.report import Finding
-from mlenv.system import generation, inventory, process
+from mlenv.settings import Layout
+from mlenv.system import disks, generation, inventory, process
 from mlenv.system import uv as uv_module
 from mlenv.system.generation import Generation
 from mlenv.system.uv import Uv
 
-KEY_SCHEME = 1
+KEY_SCHEME = 2
 Progress = Callable[[str], None]
 
 
@@ -51,17 +52,7 @@ class Wanted:
     interpreter: Path
     extras: tuple[str, ...] = ()
     verify: Verify = Verify.AUTO
-
-
-@dataclass(frozen=True, kw_only=True)
-class Built:
-    """A new generation, what went into it, and the seconds of each phase."""
-
-    generation: Generation
-    plan: Plan
-    seconds: Mapping[str, float]
-    moved_aside: Path | None = None
-    notes: tuple[str, ...] = ()
+    layout: Layout = "link"
 
 
 @dataclass
@@ -78,26 +69,35 @@ class Clock:
         self._last = now
 
 
-def key_of(project: Project, wanted: Wanted, *, platform: str) -> str:
-    """The digest of everything that decides what the environment holds. URLs and machine names are not in it."""
+def inputs_of(project: Project, wanted: Wanted, *, platform: str) -> dict[str, str]:
+    """Everything that decides what the environment holds, each with its digest; no URL and no machine's name."""
     lock = project.lock_text or ""
     status = wanted.interpreter.resolve().stat()
     parts: dict[str, object] = {
-        "scheme": KEY_SCHEME,
         "backend": wanted.backend,
         "overlay": meaning(project.overlay(wanted.backend)),
-        "lock": hashlib.sha256(lockfile.body_of(lock).encode()).hexdigest(),
+        "lock": lockfile.body_of(lock),
         "python": [str(wanted.interpreter.resolve()), status.st_size, status.st_mtime_ns],
         "platform": platform,
-        "extras": sorted(wanted.extras),
-        "foundation": [drift.settings(project), *planning.asked_of_foundation(project)],
-        "local": [[local.line_for_uv(), local.content_digest] for local in project.requirements.local_projects],
+        "additions": sorted(wanted.extras),
+        "settings": [drift.settings(project), *planning.asked_of_foundation(project)],
+        "local projects": [
+            [local.line_for_uv(), local.content_digest] for local in project.requirements.local_projects
+        ],
     }
+    if wanted.layout != "link":
+        parts["layout"] = wanted.layout
     if project.channel != "stable":
         parts["channel"] = project.channel
     if (record := project.record(wanted.backend)) is not None:
-        parts["record"] = hashlib.sha256(digest_text(record).encode()).hexdigest()
-    return "sha256:" + hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        parts["record"] = digest_text(record)
+    return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in parts.items()}
+
+
+def key_of(inputs: Mapping[str, str]) -> str:
+    """The digest of all inputs: environments with one key hold the same."""
+    text = json.dumps({"scheme": KEY_SCHEME, **inputs}, sort_keys=True)
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def saved_plan(found: Generation) -> Plan | None:
@@ -118,7 +118,7 @@ def build(
     wanted: Wanted,
     chosen: Plan,
     *,
-    key: str,
+    inputs: Mapping[str, str],
     machine: Machine,
     refusal: Callable[[tuple[Finding, ...]], MlenvError],
     clock: Clock,
@@ -128,7 +128,7 @@ def build(
 
     Raises EnvironmentBuildError, IntegrityError, PackageIndexError, or the ``refusal`` of what the gate finds.
     """
-    path = generation.begin(project.state, backend=wanted.backend, key=key)
+    path = generation.begin(project.state, backend=wanted.backend, key=key_of(inputs))
     try:
         _install(project, uv, wanted, chosen, path, clock=clock, progress=progress)
         if wanted.verify is not Verify.NONE:
@@ -137,7 +137,7 @@ def build(
         if findings:
             raise refusal(findings)
         clock.phase("gate")
-        manifest = _manifest(wanted, chosen, key=key, path=path)
+        manifest = _manifest(wanted, chosen, inputs=inputs, path=path)
         finished = generation.finish(path, manifest)
         clock.phase("finish")
     except BaseException as error:
@@ -152,10 +152,57 @@ def build(
     return finished
 
 
+def again(
+    project: Project,
+    uv: Uv,
+    found: Generation,
+    *,
+    machine: Machine,
+    refusal: Callable[[tuple[Finding, ...]], MlenvError],
+    clock: Clock,
+    progress: Progress,
+) -> Generation:
+    """A new generation like ``found``, from the plan it was built from; local projects are as they are now.
+
+    Raises what ``build`` raises, and EnvironmentBuildError where its plan is gone.
+    """
+    chosen = saved_plan(found)
+    if chosen is None:
+        raise EnvironmentBuildError(
+            f"can't be built again: {generation.PLAN} is gone", path=str(found.path), hint="run `mlenv sync`"
+        )
+    wanted = Wanted(
+        backend=found.backend, interpreter=Path(str(found.manifest["python"])), extras=found.extras, layout=found.layout
+    )
+    return build(
+        project,
+        uv,
+        wanted,
+        chosen,
+        inputs=found.inputs,
+        machine=machine,
+        refusal=refusal,
+        clock=clock,
+        progress=progress,
+    )
+
+
+def sweep(project: Project, *, progress: Progress) -> None:
+    """Remove what interrupted builds left, and say so; the project's lock must be held."""
+    swept = generation.sweep(project.state)
+    for path in swept.gone:
+        progress(f"removed what an interrupted build left: {path.name}")
+    for path in swept.busy:
+        progress(f"left {path.name}, which has no sound {generation.MARKER}, as a process runs in it")
+
+
 def _install(
     project: Project, uv: Uv, wanted: Wanted, chosen: Plan, path: Path, *, clock: Clock, progress: Progress
 ) -> None:
-    uv_module.make_environment(uv, target=path, python=wanted.interpreter, prompt=project.root.name)
+    relocatable = wanted.layout == "directory"
+    uv_module.make_environment(
+        uv, target=path, python=wanted.interpreter, prompt=project.root.name, relocatable=relocatable
+    )
     generation.require_private(path, env=uv.env)
     clock.phase("venv")
     python = ".".join(str(project.target_python[0]).split(".")[:2])
@@ -165,7 +212,7 @@ def _install(
     config = path / "uv.toml"
     config.touch(0o600)  # it may name a mirror with its credentials
     config.write_text(index_module.to_uv_toml(project.indexes) + _no_build(project, chosen), encoding="utf-8")
-    progress(f"installing {len(chosen.packages)} packages ({_size(chosen)})")
+    progress(f"installing {len(chosen.packages)} packages ({disks.shown(sum(p.size for p in chosen.packages))})")
     try:
         interpreter = generation.python_of(path)
         uv_module.install_plan(uv, plan=path / generation.PLAN, python=interpreter, config=config)
@@ -185,15 +232,13 @@ def _no_build(project: Project, chosen: Plan) -> str:
     return f"\n[pip]\nonly-binary = [{', '.join(names)}]\n" if names else ""
 
 
-def _size(chosen: Plan) -> str:
-    total = sum(package.size for package in chosen.packages)
-    return f"{total / 1e9:.1f} GB" if total > 1e9 else f"{total / 1e6:.0f} MB"
-
-
-def _manifest(wanted: Wanted, chosen: Plan, *, key: str, path: Path) -> dict[str, Any]:
+def _manifest(wanted: Wanted, chosen: Plan, *, inputs: Mapping[str, str], path: Path) -> dict[str, Any]:
     return {
         "schema": 1,
-        "key": key,
+        "id": path.name,
+        "layout": wanted.layout,
+        "key": key_of(inputs),
+        "inputs": dict(inputs),
         "path": str(path.resolve()),
         "backend": wanted.backend,
         "source": chosen.source,
@@ -236,8 +281,7 @@ def inspect(
 def intact(project: Project, found: Generation, machine: Machine) -> tuple[Finding, ...]:
     """The metadata gate on a finished generation, with what was written since hashed; empty where it is whole."""
     planned = found.manifest.get("planned")
-    since = float(found.manifest.get("created", 0.0))
-    return inspect(project, found.path, backend=found.backend, planned=planned, machine=machine, since=since)
+    return inspect(project, found.path, backend=found.backend, planned=planned, machine=machine, since=found.created)
 
 
 def _version_files(environment: Path) -> dict[str, str]:

@@ -305,6 +305,7 @@ def _backend_options(function: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="How far the gate goes.",
 )
+@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Generations that stay.  [default: 3]")
 @_WAIT
 @command(backend=True, machine=True)
 def sync_command(
@@ -322,6 +323,7 @@ def sync_command(
     python: str | None,
     environment: Path | None,
     verify: str,
+    keep: int | None,
     wait: float,
 ) -> None:
     """Make the environment be exactly foundation + lock for one backend.
@@ -359,6 +361,7 @@ def sync_command(
         locked=locked or selection.in_ci(session.environ),
         described=session.machine_file is not None,
         wait=wait,
+        keep=keep,
     )
     if check:
         session.show(sync.check(project, machine, session.uv(), asked))
@@ -385,6 +388,53 @@ def check_command(session: Session, *, environment: Path | None) -> None:
     project = session.project()
     chosen = selection.environment(project, None, asked=environment)
     session.show(check.check(project, session.machine(), chosen))
+
+
+_ENV = click.option(
+    "--env", "environment", metavar="PATH", type=click.Path(path_type=Path), help="The environment at PATH, not .venv."
+)
+
+
+@cli.command("rollback")
+@click.argument("to", required=False, metavar="[ID]")
+@_ENV
+@_WAIT
+@command()
+def rollback_command(session: Session, *, to: str | None, environment: Path | None, wait: float) -> None:
+    """Put the previous generation of the environment back, in one step.
+
+    Asked again, it goes back further. A generation that somebody changed since it was built is built anew from its
+    plan. The lock and the overlays stay as they are: `mlenv sync` goes forward again.
+
+    
+    mlenv rollback                       the one before
+    mlenv rollback cu130-0a4f6f2b3c1d    this one; the beginning of the id is enough
+    """
+    from mlenv import selection
+    from mlenv.commands import rollback
+
+    project = session.project()
+    asked = rollback.Request(environment=selection.environment(project, None, asked=environment), to=to, wait=wait)
+    session.show(rollback.rollback(project, session.uv(), session.machine(), asked, progress=session.progress))
+
+
+@cli.command("generations")
+@_ENV
+@command()
+def generations_command(session: Session, *, environment: Path | None) -> None:
+    """The finished builds of the project's environments: what each holds, when it was built, what it takes.
+
+    "of it alone" is what removing it would free: the rest are hard links into uv's cache.
+
+    
+    mlenv generations           a table, the newest first
+    mlenv generations --json    with every package and the digest of every input
+    """
+    from mlenv import selection
+    from mlenv.commands import generations
+
+    project = session.project()
+    session.show(generations.generations(project, selection.environment_path(project, None, asked=environment)))
 
 
 @cli.command("doctor")

@@ -32,6 +32,8 @@ COMMAND_LINE = "command line"
 
 TABLE = ("tool", "mlenv")
 
+Layout = Literal["link", "directory"]
+
 _URL_VARIABLE = "MLENV_INDEX_URL_"
 _PLACEHOLDERS = ("backend", "host", "user")
 _OWN_VARIABLES = ("MLENV_BUILD_ALLOWED",)  # set by mlenv for the builds that it starts
@@ -98,7 +100,7 @@ class Settings:
     unsafe_packages: tuple[str, ...] = ()
     lock: str = "requirements.txt"
     environment: str = ".venv"
-    layout: Literal["link", "directory"] = "link"
+    layout: Layout = "link"
     backend: str | None = None
     backends: tuple[str, ...] | None = None
     unproven: tuple[str, ...] = ()
@@ -226,7 +228,6 @@ def lock_meaning(settings: Settings) -> str:
 def refuse_unfinished(settings: Settings) -> None:
     """Raise ProjectError for a setting whose meaning is not there yet: passing over it would look like obeying."""
     unfinished = {
-        'layout = "directory"': settings.layout == "directory",
         "[tool.mlenv.workspace]": settings.workspace is not None,
     }
     for key, is_set in unfinished.items():

@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-import types
 from pathlib import Path
 
 import pytest
 
 from mlenv.errors import EnvironmentBuildError
-from mlenv.system import generation
+from mlenv.system import generation, history, in_use
+from mlenv.system.generation import Generation
 
 
 @pytest.fixture
@@ -26,6 +25,18 @@ def make(state: Path, name: str, *, created: float = 0.0, key: str = "sha256:k")
     document = {"key": key, "backend": "cpu", "inventory": {}, "created": created}
     (path / generation.MARKER).write_text(json.dumps(document))
     return path
+
+
+def read(path: Path) -> Generation:
+    found = generation.read(path)
+    assert found is not None
+    return found
+
+
+def link(state: Path, environment: Path, path: Path) -> None:
+    """Make an environment of it as ``flip`` does."""
+    history.note(state, environment, path.name)
+    environment.symlink_to(path)
 
 
 @pytest.mark.parametrize("marker", [None, "", "{", "[]", '{"key": "k"}', "null"])
@@ -62,55 +73,6 @@ def test_finishing_writes_the_marker_last(state: Path) -> None:
     assert [entry.name for entry in path.iterdir()] == [generation.MARKER]
 
 
-def test_the_environment_is_a_relative_link_inside_the_project(state: Path) -> None:
-    path, environment = make(state, "a"), state.parent / ".venv"
-    assert generation.flip(environment, path) is None
-    assert environment.readlink() == Path(".mlenv/gen/a")
-    found = generation.current(environment)
-    assert found is not None
-    assert found.path == path.resolve()
-    assert generation.flip(environment, make(state, "b")) is None
-    assert environment.readlink() == Path(".mlenv/gen/b")
-    assert sorted(entry.name for entry in state.parent.iterdir()) == [".mlenv", ".venv"]
-
-
-def test_the_environment_is_an_absolute_link_outside_it(state: Path, tmp_path: Path) -> None:
-    path, environment = make(state, "a"), tmp_path / "elsewhere" / "env"
-    generation.flip(environment, path)
-    assert environment.readlink() == path.resolve()
-
-
-def test_a_flip_that_fails_puts_back_what_it_moved_aside(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = state.parent / ".venv"
-    environment.mkdir()
-    (environment / "mine").touch()
-
-    def refuse(*_: object) -> None:
-        raise PermissionError(1, "no")
-
-    monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(EnvironmentBuildError, match="can't be made a link to the new environment: no"):
-        generation.flip(environment, make(state, "a"))
-    assert sorted(entry.name for entry in state.parent.iterdir()) == [".mlenv", ".venv"]
-    assert (environment / "mine").exists()
-
-
-@pytest.mark.parametrize("target", ["../other/.mlenv/gen/x", ".mlenv/gen/gone"])
-def test_a_link_to_any_generation_is_replaced_in_place(state: Path, target: str) -> None:
-    environment = state.parent / ".venv"
-    environment.symlink_to(target)
-    assert generation.flip(environment, make(state, "a")) is None
-
-
-@pytest.mark.parametrize("target", ["../shared", "/nowhere", ".mlenv", ".mlenv/gen"])
-def test_any_other_link_is_moved_aside_as_it_is(state: Path, target: str) -> None:
-    environment = state.parent / ".venv"
-    environment.symlink_to(target)
-    aside = generation.flip(environment, make(state, "a"))
-    assert aside == state.parent / ".venv.before-mlenv"
-    assert aside.readlink() == Path(target)
-
-
 def test_sweeping_takes_the_unfinished_only(state: Path) -> None:
     make(state, "whole")
     (generation.folder(state) / "half" / "bin").mkdir(parents=True)
@@ -120,7 +82,7 @@ def test_sweeping_takes_the_unfinished_only(state: Path) -> None:
 
 def test_sweeping_looks_at_no_process_where_nothing_is_left(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(state, "whole")
-    monkeypatch.setattr(generation, "_running_in", lambda: pytest.fail("looked at processes"))
+    monkeypatch.setattr(in_use, "running", lambda: pytest.fail("looked at processes"))
     assert generation.sweep(state) == generation.Swept()
 
 
@@ -132,17 +94,19 @@ def test_pruning_keeps_the_newest_the_young_and_those_in_use(state: Path, tmp_pa
     now = time.time()
     ages = {"a": 30, "b": 29, "c": 28, "d": 3, "e": 2, "f": 1}
     paths = {name: make(state, name, created=now - days * 86400) for name, days in ages.items()}
-    generation.flip(tmp_path / "env", paths["a"])
-    gone = generation.prune(state, keep=2, in_use=paths["f"])
-    assert [path.name for path in gone] == ["c", "b"]
+    link(state, tmp_path / "env", paths["a"])
+    with in_use.lease(state, "b"):
+        assert [path.name for path in generation.prune(state, keep=2, current=read(paths["f"]))] == ["c"]
+    assert [path.name for path in generation.prune(state, keep=2, current=read(paths["f"]))] == ["b"]
     assert {path.name for path in generation.folder(state).iterdir()} == {"a", "d", "e", "f"}
 
 
 def test_an_environment_that_was_removed_holds_nothing_back(state: Path, tmp_path: Path) -> None:
     old, new = make(state, "old", created=0), make(state, "new", created=time.time())
-    generation.flip(tmp_path / "env", old)
+    link(state, tmp_path / "env", old)
+    assert generation.prune(state, keep=1, current=read(new)) == ()
     (tmp_path / "env").unlink()
-    assert generation.prune(state, keep=1, in_use=new) == (old,)
+    assert generation.prune(state, keep=1, current=read(new)) == (old,)
 
 
 @pytest.mark.parametrize(
@@ -170,22 +134,3 @@ def test_an_interpreter_of_another_environment_is_refused(tmp_path: Path) -> Non
     (tmp_path / "bin" / "python").chmod(0o755)
     with pytest.raises(EnvironmentBuildError, match="not a virtual environment of its own"):
         generation.require_private(tmp_path, env={"PATH": os.defpath})
-
-
-def test_on_windows_the_link_is_a_junction_with_an_absolute_target(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Junctions need no right of the user's, and know no relative target."""
-    made: list[tuple[str, str]] = []
-    winapi = types.ModuleType("_winapi")
-    winapi.CreateJunction = lambda target, link: made.append((target, link))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "_winapi", winapi)
-    generation.make_link(tmp_path / ".venv", ".mlenv/gen/cpu-1", windows=True)
-    assert made == [(str(tmp_path.resolve() / ".mlenv/gen/cpu-1"), str(tmp_path / ".venv"))]
-
-
-def test_a_link_is_told_from_a_folder_and_from_nothing(tmp_path: Path) -> None:
-    generation.make_link(tmp_path / "link", "gone", windows=False)
-    assert generation.is_link(tmp_path / "link")
-    assert not generation.is_link(tmp_path)
-    assert not generation.is_link(tmp_path / "nothing")

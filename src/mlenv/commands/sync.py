@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -22,6 +22,7 @@ from mlenv.selection import Environment
 from mlenv.system import generation
 from mlenv.system import uv as uv_module
 from mlenv.system.files import project_lock, write_atomically
+from mlenv.system.flip import flip
 from mlenv.system.generation import Generation
 from mlenv.system.uv import Uv
 
@@ -32,7 +33,8 @@ Progress = Callable[[str], None]
 class Request:
     """What the command line asks of ``sync``. ``reasons`` say why ``backend`` was chosen.
 
-    ``described``: the machine is another one than this, so what stands here counts for nothing.
+    ``described``: the machine is another one than this, so what stands here counts for nothing. ``keep``: how many
+    generations stay, where that was asked for.
     """
 
     backend: str
@@ -45,6 +47,7 @@ class Request:
     locked: bool = False
     described: bool = False
     wait: float = 600.0
+    keep: int | None = None
 
     def again(self, *, rebuild: bool = False) -> str:
         """The command that asks the same, for hints."""
@@ -60,7 +63,7 @@ class _State:
     machine: Machine
     request: Request
     wanted: Wanted
-    key: str
+    inputs: Mapping[str, str]
     current: Generation | None
     candidates: tuple[Generation, ...]
 
@@ -72,7 +75,7 @@ def sync(project: Project, uv: Uv, machine: Machine, request: Request, *, progre
     with project_lock(project.state, wait=request.wait, waiting=progress):
         project = _with_lock(project, uv, request, progress=progress)
         project = _with_nightly(project, uv, request, progress=progress)
-        _sweep(project, progress=progress)
+        build.sweep(project, progress=progress)
         state = _look(project, uv, machine, request)
         clock.phase("look")
         notes: list[str] = []
@@ -82,13 +85,13 @@ def sync(project: Project, uv: Uv, machine: Machine, request: Request, *, progre
         action = "flipped" if chosen is not None else "built"
         if chosen is None:
             chosen, notes = _build(state, clock=clock, progress=progress)
-        aside = generation.flip(request.environment.path, chosen.path)
-        generation.prune(project.state, keep=project.settings.keep, in_use=chosen.path)
+        placed = flip(project.state, request.environment.path, chosen, env=uv.env)
+        generation.prune(project.state, keep=request.keep or project.settings.keep, current=placed.generation)
         clock.phase("flip")
-    if aside is not None:
-        to = aside if request.environment.asked else aside.name
+    if placed.aside is not None:
+        to = placed.aside if request.environment.asked else placed.aside.name
         notes.append(f"{request.environment.shown} was not made by mlenv; it was moved to {to}")
-    return _done(state, chosen, action=action, clock=clock, notes=notes)
+    return _done(state, placed.generation, action=action, clock=clock, notes=notes)
 
 
 def check(project: Project, machine: Machine, uv: Uv, request: Request) -> Outcome:
@@ -126,14 +129,6 @@ def dry_run(project: Project, uv: Uv, machine: Machine, request: Request, *, pro
     head = f"would build {request.environment.shown} for {request.backend}: {len(chosen.packages)} packages"
     data = {"action": "build", "backend": request.backend, "packages": _packages(chosen)}
     return Outcome(text="\n".join([head, *request.reasons, *lines]), data=data, findings=_as_notes(notes))
-
-
-def _sweep(project: Project, *, progress: Progress) -> None:
-    swept = generation.sweep(project.state)
-    for path in swept.gone:
-        progress(f"removed what an interrupted build left: {path.name}")
-    for path in swept.busy:
-        progress(f"left {path.name}, which has no sound {generation.MARKER}, as a process runs in it")
 
 
 def _with_lock(project: Project, uv: Uv, request: Request, *, progress: Progress) -> Project:
@@ -190,18 +185,21 @@ def _look(project: Project, uv: Uv, machine: Machine, request: Request) -> _Stat
         interpreter=uv_module.find_python(uv, python),
         extras=request.extras,
         verify=request.verify,
+        layout=project.settings.layout,
     )
     _require_interpreter(uv, wanted.interpreter, header.python, project.settings.lock, asked=request.python)
-    key = build.key_of(project, wanted, platform=machine.platform)
+    inputs = build.inputs_of(project, wanted, platform=machine.platform)
+    key = build.key_of(inputs)
+    known = generation.known(project.state, request.environment.path)
     return _State(
         project=project,
         uv=uv,
         machine=machine,
         request=request,
         wanted=wanted,
-        key=key,
+        inputs=inputs,
         current=generation.current(request.environment.path),
-        candidates=tuple(g for g in generation.finished(project.state) if g.key == key and _trusted(g, request)),
+        candidates=tuple(g for g in known if g.key == key and _trusted(g, request)),
     )
 
 
@@ -256,18 +254,23 @@ def _differences(state: _State) -> tuple[Finding, ...]:
     if current is None:
         what = generation.unusable(request.environment.path)
         return (Finding(kind="environment-missing", message=f"{name} {what}", hint=hint),)
-    if current.key != state.key:
-        message = f"{name} was built from other inputs{_told_apart(current, request)}"
+    if current.key != build.key_of(state.inputs):
+        message = f"{name} was built from other inputs{_told_apart(current, state)}"
         return (Finding(kind="environment-stale", message=message, hint=hint),)
     changed = build.changed_since(current)
     return tuple(Finding(kind="environment-drifted", message=f"{name}: {line}", hint=hint) for line in changed)
 
 
-def _told_apart(current: Generation, request: Request) -> str:
-    """The inputs that the command line chooses and that differ, in brackets."""
-    told = [f"backend {current.backend}"] if current.backend != request.backend else []
-    if sorted(current.extras) != sorted(request.extras):
-        told.append(f"with {', '.join(current.extras) or 'no additions'}")
+def _told_apart(current: Generation, state: _State) -> str:
+    """The inputs that differ, in brackets; what the command line chooses with what was built."""
+    differ = {name for name in {*state.inputs, *current.inputs} if state.inputs.get(name) != current.inputs.get(name)}
+    if "backend" in differ:
+        differ -= {"overlay", "record"}  # each backend has its own
+    words = {
+        "backend": f"backend {current.backend}",
+        "additions": f"with {', '.join(current.extras) or 'no additions'}",
+    }
+    told = [words.get(name, name) for name in sorted(differ)]
     return f" ({', '.join(told)})" if told else ""
 
 
@@ -303,7 +306,7 @@ def _build_planned(state: _State, chosen: Plan, *, clock: Clock, progress: Progr
         state.uv,
         state.wanted,
         chosen,
-        key=state.key,
+        inputs=state.inputs,
         machine=state.machine,
         refusal=partial(
             gate.failure,

@@ -64,8 +64,12 @@ def _stale(project: Project, machine: Machine, environment: Environment, current
     if drift.check_lock(seen):
         return
     interpreter = Path(str(current.manifest.get("python", "")))
-    wanted = Wanted(backend=current.backend, interpreter=interpreter, extras=current.extras)
-    if not interpreter.is_file() or build.key_of(seen, wanted, platform=machine.platform) == current.key:
+    if not interpreter.is_file():
+        return
+    wanted = Wanted(
+        backend=current.backend, interpreter=interpreter, extras=current.extras, layout=project.settings.layout
+    )
+    if build.key_of(build.inputs_of(seen, wanted, platform=machine.platform)) == current.key:
         return
     yield Finding(
         kind="environment-stale",

@@ -74,3 +74,37 @@ def linux_drivers(root: Path = Path("/")) -> tuple[str, ...]:
     """Libraries of a Linux driver of NVIDIA's that are installed under ``root``."""
     paths = (root / folder / name for folder in _DRIVER_FOLDERS for name in _DRIVER_FILES)
     return tuple(str(path) for path in paths if path.exists())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """The bytes that a folder takes: in all, and those that no hard link elsewhere (uv's cache) would keep."""
+
+    total: int
+    alone: int
+
+
+def use(folder: Path) -> Use:
+    """What a folder takes on its disk; what can't be read counts for nothing."""
+    total = alone = 0
+    stack = [os.fspath(folder)]
+    while stack:
+        try:
+            entries = list(os.scandir(stack.pop()))
+        except OSError:
+            continue
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            size = getattr(status, "st_blocks", 0) * 512 or status.st_size
+            total += size
+            alone += size if status.st_nlink == 1 or entry.is_dir(follow_symlinks=False) else 0
+            if entry.is_dir(follow_symlinks=False):
+                stack.append(entry.path)
+    return Use(total=total, alone=alone)
+
+
+def shown(size: int) -> str:
+    """``5.7 GB``, ``21 MB``, ``2.8 MB``"""
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""Generations: each environment is built complete at ``.mlenv/gen/<id>``, then ``.venv`` is flipped to it.
+"""Generations: each environment is built complete at ``.mlenv/gen/<id>``, before ``flip`` puts it into use.
 
 Nothing is ever installed into an environment in use. A generation counts only when its marker, ``mlenv.json``, is
 there: it is written last, by rename, after everything else has reached the disk (FACTS, reliability 2).
@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlenv.errors import EnvironmentBuildError
-from mlenv.system import process
+from mlenv.settings import Layout
+from mlenv.system import history, in_use, process
 from mlenv.system.files import write_atomically
+from mlenv.system.links import is_link
 from mlenv.system.uv import remove_tree
 
 MARKER = "mlenv.json"
 PLAN = "pylock.plan.toml"
-_ENVIRONMENTS = "environments"
 YOUNG_SECONDS = 7 * 24 * 3600
 
 
@@ -32,6 +33,31 @@ class Generation:
 
     path: Path
     manifest: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Its name among its project's generations; in the layout ``directory`` it outlives its place."""
+        return str(self.manifest.get("id", self.path.name))
+
+    @property
+    def layout(self) -> Layout:
+        """``link``: it stays where it was built. ``directory``: it changes places with the environment."""
+        return "directory" if self.manifest.get("layout") == "directory" else "link"
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What it was built from: name of the input → digest."""
+        return {str(name): str(digest) for name, digest in self.manifest.get("inputs", {}).items()}
+
+    @property
+    def created(self) -> float:
+        """When it was finished, in seconds since the epoch."""
+        return float(self.manifest.get("created", 0.0))
+
+    @property
+    def planned(self) -> dict[str, str]:
+        """name → version of what it was built to hold."""
+        return {str(name): str(version) for name, version in self.manifest.get("planned", {}).items()}
 
     @property
     def key(self) -> str:
@@ -52,6 +78,8 @@ class Generation:
     def moved_from(self) -> Path | None:
         """Where it was built, if that is not where it is: its scripts still point there."""
         was = self.manifest.get("path")
+        if self.layout == "directory":
+            return None
         return None if was is None or Path(str(was)) == self.path.resolve() else Path(str(was))
 
 
@@ -74,18 +102,26 @@ def read(path: Path) -> Generation | None:
 def finished(state: Path) -> tuple[Generation, ...]:
     """Every finished generation, the newest first."""
     try:
-        found = [read(path) for path in folder(state).iterdir()]
+        found = [read(path) for path in folder(state).iterdir() if not is_link(path)]
     except OSError:
         return ()
+    return _newest_first(found)
+
+
+def known(state: Path, environment: Path) -> tuple[Generation, ...]:
+    """Every finished generation, and the one that is ``environment`` itself; the newest first."""
+    apart = None if is_link(environment) else read(environment)
+    return _newest_first([*finished(state), apart])
+
+
+def _newest_first(found: Iterable[Generation | None]) -> tuple[Generation, ...]:
     complete = [generation for generation in found if generation is not None]
-    return tuple(sorted(complete, key=lambda g: (float(g.manifest.get("created", 0)), g.path.name), reverse=True))
+    return tuple(sorted(complete, key=lambda g: (g.created, g.id), reverse=True))
 
 
 def current(environment: Path) -> Generation | None:
-    """The generation that ``environment`` points to, or None."""
-    if not is_link(environment):
-        return None
-    return read(environment.resolve())
+    """The generation that ``environment`` points to or is, or None."""
+    return read(environment.resolve() if is_link(environment) else environment)
 
 
 def unusable(environment: Path) -> str:
@@ -108,10 +144,15 @@ def begin(state: Path, *, backend: str, key: str) -> Path:
         raise EnvironmentBuildError(
             f"can't be written: {error.strerror}", path=str(parent), hint="check its permissions and the space left"
         ) from error
-    stem = f"{backend}-{key.removeprefix('sha256:')[:12]}"
-    taken = {path.name for path in parent.iterdir()}
-    name = next(n for n in (stem, *(f"{stem}-{number}" for number in range(2, 10_000))) if n not in taken)
-    return parent / name
+    return free_place(state, f"{backend}-{key.removeprefix('sha256:')[:12]}")
+
+
+def free_place(state: Path, name: str) -> Path:
+    """Where a generation can be called ``name``, or ``name-2`` and so on where that is taken."""
+    used = {found.id for found in map(current, history.environments(state)) if found is not None}
+    taken = used | {path.name for path in folder(state).iterdir()}
+    names = (name, *(f"{name}-{number}" for number in range(2, 10_000)))
+    return folder(state) / next(free for free in names if free not in taken)
 
 
 def finish(path: Path, manifest: Mapping[str, Any]) -> Generation:
@@ -121,105 +162,6 @@ def finish(path: Path, manifest: Mapping[str, Any]) -> Generation:
     generation = read(path)
     assert generation is not None
     return generation
-
-
-def flip(environment: Path, generation: Path) -> Path | None:
-    """Make ``environment`` a link to ``generation``, in one step.
-
-    What stood there and isn't a link of mlenv's is moved aside first, never deleted; returns where to.
-    Raises EnvironmentBuildError; what stood there then stands there still.
-    """
-    aside: Path | None = None
-    temporary = environment.with_name(f".{environment.name}.{os.getpid()}")
-    try:
-        environment.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        make_link(temporary, _link_target(environment, generation), windows=os.name == "nt")
-        _remember(generation.parent.parent, environment)
-        aside = _move_aside(environment)
-        if os.name == "nt" and is_link(environment):
-            environment.rmdir()  # Windows replaces no folder, and a junction is one: for a moment there is none
-        temporary.replace(environment)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if aside is not None:
-            aside.rename(environment)
-        raise EnvironmentBuildError(
-            f"can't be made a link to the new environment: {error.strerror}",
-            path=str(environment),
-            hint="check the permissions of its folder",
-        ) from error
-    return aside
-
-
-def make_link(link: Path, target: str, *, windows: bool) -> None:
-    """A link to a folder: a junction on Windows, where a symbolic link needs a right that users don't have."""
-    if windows:
-        import _winapi
-
-        create: Callable[[str, str], None] = _winapi.CreateJunction  # type: ignore[attr-defined]
-        create(str((link.parent / target).resolve()), str(link))
-    else:
-        link.symlink_to(target, target_is_directory=True)
-
-
-def is_link(path: Path) -> bool:
-    """Whether it is a symbolic link or, on Windows, a junction."""
-    try:
-        path.readlink()
-    except OSError:
-        return False
-    return True
-
-
-def _link_target(environment: Path, generation: Path) -> str:
-    """Relative inside the project, so that the project can be looked at from elsewhere; absolute otherwise."""
-    base = environment.parent.resolve()
-    target = generation.resolve()
-    project = target.parents[2]
-    return os.path.relpath(target, base) if base.is_relative_to(project) else str(target)
-
-
-def _move_aside(environment: Path) -> Path | None:
-    if _is_own_link(environment) or not os.path.lexists(environment):
-        return None
-    names = [f"{environment.name}.before-mlenv", *(f"{environment.name}.before-mlenv-{n}" for n in range(2, 1000))]
-    aside = next(p for p in map(environment.with_name, names) if not p.exists() and not p.is_symlink())
-    environment.rename(aside)
-    return aside
-
-
-def _is_own_link(environment: Path) -> bool:
-    """Whether it is a link to a generation, even to one that is gone."""
-    if not is_link(environment):
-        return False
-    target = Path(os.path.normpath(environment.parent / environment.readlink()))
-    return target.parts[-3:-1] == (".mlenv", "gen")
-
-
-def _remember(state: Path, environment: Path) -> None:
-    """Note that ``environment`` is a link to a generation in ``state``, so that what it points to is never removed."""
-    known = [str(path) for path in _environments(state)]
-    if str(environment) not in known:
-        (state / _ENVIRONMENTS).write_text(
-            "".join(f"{line}\n" for line in [*known, str(environment)]), encoding="utf-8"
-        )
-
-
-def _environments(state: Path) -> list[Path]:
-    """Every environment that was made a link to a generation in ``state`` and is a link still."""
-    try:
-        lines = (state / _ENVIRONMENTS).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    return [Path(line) for line in lines if line and is_link(Path(line))]
-
-
-def _linked(state: Path) -> set[Path]:
-    """The generations that an environment points to."""
-    return {path.resolve() for path in (state.parent / ".venv", *_environments(state))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,64 +177,47 @@ def sweep(state: Path) -> Swept:
 
     Never what an environment points to, or what a process runs in: its marker may have been lost since.
     """
-    try:
-        left = [path for path in folder(state).iterdir() if read(path) is None]
-    except OSError:
-        return Swept()
-    linked = _linked(state) if left else set()
-    loose = [path for path in left if path.resolve() not in linked]
-    running = _running_in() if loose else set()
-    busy = tuple(path for path in loose if _any_below(running, path.resolve()))
+    loose = unfinished(state)
+    running = in_use.running() if loose else ()
+    busy = tuple(path for path in loose if in_use.runs_in(path.resolve(), running))
     gone = tuple(path for path in loose if path not in busy)
     for path in gone:
-        remove_tree(path)
+        path.unlink() if is_link(path) else remove_tree(path)
     return Swept(gone=gone, busy=busy)
 
 
 def unfinished(state: Path) -> tuple[Path, ...]:
-    """What an interrupted build left, or one that is running now makes: folders without marker."""
+    """What an interrupted build or flip left, or one that is running now makes: folders without marker, and links."""
     try:
-        left = [path for path in folder(state).iterdir() if read(path) is None]
+        left = [path for path in folder(state).iterdir() if is_link(path) or read(path) is None]
     except OSError:
         return ()
-    linked = _linked(state)
-    return tuple(sorted(path for path in left if path.resolve() not in linked))
+    linked = _in_environments(state) if left else ()
+    return tuple(sorted(path for path in left if is_link(path) or path.resolve() not in linked))
 
 
-def prune(state: Path, *, keep: int, in_use: Path) -> tuple[Path, ...]:
+def _in_environments(state: Path) -> frozenset[Path]:
+    """The generations that an environment points to."""
+    return frozenset(path.resolve() for path in history.environments(state))
+
+
+def prune(state: Path, *, keep: int, current: Generation) -> tuple[Path, ...]:
     """Remove old generations.
 
-    Never one that an environment points to, the ``keep`` newest, one younger than a week, or one a process runs in.
+    Never one that an environment points to, the ``keep`` newest, one younger than a week, one that a process runs in
+    or that somebody holds a lease on.
     """
-    old = [g for g in finished(state)[keep:] if time.time() - float(g.manifest.get("created", 0)) > YOUNG_SECONDS]
-    busy = _running_in() if old else set()
-    used = _linked(state) | {in_use.resolve()}
-    gone = [g.path for g in old if g.path.resolve() not in used and not _any_below(busy, g.path.resolve())]
+    newest = [g for g in finished(state) if g.id != current.id]
+    old = [g for g in newest[keep - 1 :] if time.time() - g.created > YOUNG_SECONDS]
+    running, used = (in_use.running(), in_use.leased(state)) if old else ((), ())
+    linked = _in_environments(state)
+    free = [g.path for g in old if g.id not in used and g.path.resolve() not in linked]
+    gone = [path for path in free if not in_use.runs_in(path.resolve(), running)]
     for path in gone:
         with suppress(OSError):
             (path / MARKER).unlink()  # first, so that a half-removed one never counts
         remove_tree(path)
     return tuple(gone)
-
-
-def _any_below(paths: set[str], folder_: Path) -> bool:
-    return any(path == str(folder_) or path.startswith(f"{folder_}{os.sep}") for path in paths)
-
-
-def _running_in() -> set[str]:
-    """What running processes were started as, have mapped, and have as VIRTUAL_ENV (Linux); empty elsewhere."""
-    found: set[str] = set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with suppress(OSError):
-            found |= {line.split(None, 5)[5] for line in maps.read_text(errors="replace").splitlines() if "/" in line}
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            variables = environ.read_bytes().decode(errors="replace").split("\0")
-            found |= {v.partition("=")[2] for v in variables if v.startswith("VIRTUAL_ENV=")}
-    for words in Path("/proc").glob("[0-9]*/cmdline"):  # its interpreter is a link, so what is mapped is the base's
-        with suppress(OSError):
-            found.add(words.read_bytes().partition(b"\0")[0].decode(errors="replace"))
-    return found
 
 
 def _sync_to_disk(path: Path) -> None:

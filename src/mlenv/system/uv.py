@@ -374,8 +374,11 @@ def base_interpreter() -> Path:
     return base if base.is_file() else Path(sys.executable)
 
 
-def make_environment(uv: Uv, *, target: Path, python: Path, prompt: str) -> None:
-    """An empty virtual environment at ``target``, which must not exist. Raises EnvironmentBuildError."""
+def make_environment(uv: Uv, *, target: Path, python: Path, prompt: str, relocatable: bool = False) -> None:
+    """An empty virtual environment at ``target``, which must not exist. Raises EnvironmentBuildError.
+
+    The commands of a ``relocatable`` one find their Python beside them, wherever it is moved to.
+    """
     argv: list[str | Path] = [
         uv.binary,
         "venv",
@@ -386,6 +389,7 @@ def make_environment(uv: Uv, *, target: Path, python: Path, prompt: str) -> None
         "--python",
         python,
     ]
+    argv += ["--relocatable"] if relocatable else []
     done = _run([*argv, "--prompt", prompt, target], env=uv.env)
     if done.code != 0:
         raise explain(done.err, code=done.code, default=EnvironmentBuildError)
