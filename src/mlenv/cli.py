@@ -568,6 +568,9 @@ def export_command(
 def run_command(session: Session, *, environment: Path | None, words: tuple[str, ...]) -> None:
     """Run a command in the environment; the exit status is the command's own.
 
+    The environment it was started in stays as long as it runs, whatever `mlenv sync` does meanwhile. In a read-only
+    project it runs in the finished generation for this machine's backend.
+
     \b
     mlenv run -- python train.py
     mlenv run -- jupyter lab
@@ -575,8 +578,8 @@ def run_command(session: Session, *, environment: Path | None, words: tuple[str,
     from mlenv import selection
     from mlenv.commands import run
 
-    chosen = selection.environment(session.project(), None, asked=environment)
-    raise SystemExit(run.run(chosen, words, environ=session.environ))
+    project = session.project()
+    raise SystemExit(run.run(project, selection.environment(project, None, asked=environment), words))
 
 
 @cli.command("init")

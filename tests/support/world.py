@@ -190,4 +190,5 @@ def end(process: subprocess.Popen[str], number: signal.Signals) -> Finished:
 
 
 def _is_input(path: Path) -> bool:
-    return path.is_file() and ".mlenv" not in path.parts and path.name not in ("requirements.txt", "uv.toml")
+    own = {".mlenv", ".venv"} & set(path.parts)
+    return path.is_file() and not own and path.name not in ("requirements.txt", "uv.toml")
