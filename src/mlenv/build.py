@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from mlenv.settings import Layout
 from mlenv.system import disks, generation, inventory, process
 from mlenv.system import uv as uv_module
 from mlenv.system.generation import Generation
+from mlenv.system.inventory import Inventory
 from mlenv.system.uv import Uv
 
 KEY_SCHEME = 2
@@ -46,13 +48,17 @@ class Verify(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What the environment is to be. ``extras`` are personal additions (``--with``), for this environment only."""
+    """What the environment is to be. ``extras`` are personal additions (``--with``), for this environment only.
+
+    With ``deep`` the gate hashes every file.
+    """
 
     backend: str
     interpreter: Path
     extras: tuple[str, ...] = ()
     verify: Verify = Verify.AUTO
     layout: Layout = "link"
+    deep: bool = False
 
 
 @dataclass
@@ -161,10 +167,11 @@ def again(
     refusal: Callable[[tuple[Finding, ...]], MlenvError],
     clock: Clock,
     progress: Progress,
+    deep: bool = False,
 ) -> Generation:
     """A new generation like ``found``, from the plan it was built from; local projects are as they are now.
 
-    Raises what ``build`` raises, and EnvironmentBuildError where its plan is gone.
+    With ``deep`` its gate hashes every file. Raises what ``build`` does, EnvironmentBuildError where its plan is gone.
     """
     chosen = saved_plan(found)
     if chosen is None:
@@ -172,7 +179,11 @@ def again(
             f"can't be built again: {generation.PLAN} is gone", path=str(found.path), hint="run `mlenv sync`"
         )
     wanted = Wanted(
-        backend=found.backend, interpreter=Path(str(found.manifest["python"])), extras=found.extras, layout=found.layout
+        backend=found.backend,
+        interpreter=Path(str(found.manifest["python"])),
+        extras=found.extras,
+        layout=found.layout,
+        deep=deep,
     )
     return build(
         project,
@@ -261,9 +272,9 @@ def inspect(
     backend: str,
     planned: Mapping[str, str] | None,
     machine: Machine,
-    since: float | None = None,
+    differing: Callable[[Inventory], tuple[str, ...]] = lambda _: (),
 ) -> tuple[Finding, ...]:
-    """The metadata gate on an environment as it stands; with ``since``, files written after that are hashed too."""
+    """The metadata gate on an environment as it stands; ``differing`` names files whose bytes aren't those recorded."""
     found = inventory.read(environment)
     expected = gate.Expectation(
         backend=backend,
@@ -274,14 +285,22 @@ def inspect(
         markers=_markers(machine, environment),
         architecture_gap=_architecture_gap(project, backend, found.versions.get("torch"), machine),
     )
-    written = inventory.edited(found, since=since) if since is not None else ()
-    return gate.metadata(found, expected) + gate.edited(written)
+    return gate.metadata(found, expected) + gate.edited(differing(found), found)
 
 
-def intact(project: Project, found: Generation, machine: Machine) -> tuple[Finding, ...]:
-    """The metadata gate on a finished generation, with what was written since hashed; empty where it is whole."""
-    planned = found.manifest.get("planned")
-    return inspect(project, found.path, backend=found.backend, planned=planned, machine=machine, since=found.created)
+def intact(project: Project, found: Generation, machine: Machine, *, deep: bool = False) -> tuple[Finding, ...]:
+    """The metadata gate on a finished generation; empty where it is whole.
+
+    What was written since is hashed too; with ``deep`` every file is.
+    """
+    return inspect(
+        project,
+        found.path,
+        backend=found.backend,
+        planned=found.manifest.get("planned"),
+        machine=machine,
+        differing=inventory.damaged if deep else partial(inventory.edited, since=found.created),
+    )
 
 
 def _version_files(environment: Path) -> dict[str, str]:
@@ -315,7 +334,14 @@ def _gate(
     if wanted.verify is Verify.NONE:
         return ()
     planned = {package.name: package.version for package in chosen.packages}
-    findings = inspect(project, path, backend=wanted.backend, planned=planned, machine=machine)
+    findings = inspect(
+        project,
+        path,
+        backend=wanted.backend,
+        planned=planned,
+        machine=machine,
+        differing=inventory.damaged if wanted.deep else lambda _: (),
+    )
     if findings or wanted.verify is Verify.METADATA:
         return findings
     gpu = wanted.verify is Verify.GPU or (wanted.verify is Verify.AUTO and bool(machine.visible_gpus))

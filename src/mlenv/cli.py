@@ -370,29 +370,33 @@ def sync_command(
     session.show(sync.sync(project, session.uv(), machine, asked, progress=session.progress))
 
 
-@cli.command("check")
-@click.option(
-    "--env", "environment", metavar="PATH", type=click.Path(path_type=Path), help="Look at PATH instead of .venv."
+_ENV = click.option(
+    "--env", "environment", metavar="PATH", type=click.Path(path_type=Path), help="The environment at PATH, not .venv."
 )
+
+
+@cli.command("check")
+@_ENV
+@click.option("--deep", is_flag=True, help="Read and hash every file: finds an edit that left no trace.")
+@click.option("--repair", is_flag=True, help="Build it anew where something is wrong, uv's cache healed too.")
+@_WAIT
 @command()
-def check_command(session: Session, *, environment: Path | None) -> None:
+def check_command(session: Session, *, environment: Path | None, deep: bool, repair: bool, wait: float) -> None:
     """The gate on the environment as it stands: what drifted, was damaged or replaced, by name.
 
     \b
     mlenv check            exit 0 if whole, 1 with each finding named
-    mlenv check --json     for programs
+    mlenv check --deep     every file hashed: seconds for gigabytes
+    mlenv check --repair   built anew from its own plan, then swapped in; what you installed by hand goes
     """
     from mlenv import selection
     from mlenv.commands import check
 
     project = session.project()
-    chosen = selection.environment(project, None, asked=environment)
-    session.show(check.check(project, session.machine(), chosen))
-
-
-_ENV = click.option(
-    "--env", "environment", metavar="PATH", type=click.Path(path_type=Path), help="The environment at PATH, not .venv."
-)
+    asked = check.Request(environment=selection.environment(project, None, asked=environment), deep=deep, wait=wait)
+    if repair:
+        session.show(check.repair(project, session.uv(), session.machine(), asked, progress=session.progress))
+    session.show(check.check(project, session.machine(), asked))
 
 
 @cli.command("rollback")

@@ -23,6 +23,9 @@ REBUILD = "run `mlenv sync --rebuild`"
 _TORCH_VERSION = re.compile(r"""^__version__\s*=\s*['"](?P<version>[^'"]+)['"]""", re.MULTILINE)
 _TORCH_CUDA = re.compile(r"""^cuda(?:\s*:[^=]+)?\s*=\s*(?:['"](?P<cuda>[^'"]+)['"]|None)""", re.MULTILINE)
 _SHOWN = 3
+_CODE = re.compile(r"\.(py|pth|so|pyd|dll|dylib)$")
+_OF_UV = ("_virtualenv.py", "_virtualenv.pth")  # `uv venv` writes them
+_BITSANDBYTES = re.compile(r"libbitsandbytes_cuda(\d+)(\d)\.(so|dll)$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +53,12 @@ def metadata(inventory: Inventory, expected: Expectation) -> tuple[Finding, ...]
         _files,
         _overwritten,
         _guarded,
+        _unowned,
         _families,
         partial(_planned, expected=expected),
         partial(_specifiers, expected=expected),
         partial(_build, expected=expected),
+        partial(_bitsandbytes, expected=expected),
     )
     return tuple(finding for check in checks for finding in check(inventory))
 
@@ -142,6 +147,18 @@ def _guarded(inventory: Inventory) -> Iterator[Finding]:
                 yield _finding("environment-overwritten", f"{package.name} wrote over {row.path}", row.path)
 
 
+def _unowned(inventory: Inventory) -> Iterator[Finding]:
+    """What Python could import, or runs at every start (.pth), and no package brought; caches are nobody's business."""
+    owned = owners(inventory.packages)
+    stray: dict[str, list[str]] = {}
+    for path in sorted(inventory.files):
+        inside = path.removeprefix(f"{inventory.site}/")
+        if inside != path and _CODE.search(inside) and path not in owned and inside not in _OF_UV:
+            stray.setdefault(inside.split("/")[0], []).append(path)
+    for paths in stray.values():
+        yield _finding("file-unowned", f"{_some(paths)} of no package", paths[0])
+
+
 def _families(inventory: Inventory) -> Iterator[Finding]:
     for first, second in colliding(inventory.versions):
         message = f"{first} and {second} are two CUDA families of one library and share its files"
@@ -201,11 +218,15 @@ def _unsatisfied(
             )
 
 
-def edited(paths: tuple[str, ...]) -> tuple[Finding, ...]:
-    """Findings for files that somebody wrote to after the environment was finished."""
+def edited(paths: Iterable[str], inventory: Inventory) -> tuple[Finding, ...]:
+    """Findings for files whose bytes are not those that their package brought."""
+    held = owners(inventory.packages)
     return tuple(
         _finding(
-            "file-changed", f"{path.rsplit('site-packages/', 1)[-1]} was changed since the environment was built", path
+            "file-changed",
+            f"{path.rsplit('site-packages/', 1)[-1]} was changed since the environment was built",
+            path,
+            package=held[path][0][0].name,
         )
         for path in paths
     )
@@ -239,6 +260,20 @@ def _build(inventory: Inventory, *, expected: Expectation) -> Iterator[Finding]:
         yield from _companion(name, expected)
     if expected.architecture_gap:
         yield _finding("torch-architectures", expected.architecture_gap)
+
+
+def _bitsandbytes(inventory: Inventory, *, expected: Expectation) -> Iterator[Finding]:
+    """It loads the library of torch's CUDA, else one of the same major (bitsandbytes/cextension.py of 0.50.2)."""
+    wanted = cuda_of(expected.backend)
+    package = next((package for package in inventory.packages if package.name == "bitsandbytes"), None)
+    if package is None or wanted is None:
+        return
+    found = [match.groups()[:2] for row in package.rows if (match := _BITSANDBYTES.search(row.path))]
+    if not any(major == wanted.partition(".")[0] for major, _ in found):
+        has = ", ".join(f"{major}.{minor}" for major, minor in sorted(found)) or "none"
+        message = f"bitsandbytes {package.version} has no library for CUDA {wanted}, only for: {has}"
+        hint = "`mlenv lock --upgrade-package bitsandbytes`, or another backend"
+        yield Finding(kind="bitsandbytes-library", message=message, hint=hint, package="bitsandbytes")
 
 
 def _companion(name: str, expected: Expectation) -> Iterator[Finding]:

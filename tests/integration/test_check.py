@@ -93,7 +93,7 @@ def test_what_is_wrong_is_named(world: World, damage: Callable[[Path], None], ki
     found = {finding["message"]: finding for finding in document["findings"]}
     assert told in found
     assert found[told]["kind"] == kind
-    assert found[told]["hint"].startswith("run `mlenv sync")
+    assert found[told]["hint"] == "run `mlenv check --repair`"
     assert document["whole"] is False
 
 
@@ -111,7 +111,7 @@ def test_findings_are_listed_with_one_hint_for_all(world: World) -> None:
     _file_removed(world.site)
     done = world.run("check", "--color", "never")
     assert done.code == 1
-    assert done.out.splitlines()[-1].startswith("hint: run `mlenv sync ")
+    assert done.out.splitlines()[-1].startswith("hint: run `mlenv check --repair`")
     assert done.out.count("hint: ") == 1
 
 
@@ -131,6 +131,77 @@ def test_a_damage_that_reached_the_cache_is_found_again_and_told_how_to_heal(wor
     assert run_uv(*words, cwd=world.root).code == 0
     world.sync("--rebuild")
     assert world.run("check").code == 0
+
+
+def _edited_without_a_trace(path: Path) -> None:
+    """Same size, same times, and through a link that uv's cache shares."""
+    status = path.stat()
+    text = path.read_text()
+    path.write_text(text.replace(text[-2], "#"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_an_edit_that_left_no_trace_is_found_by_the_deep_check(world: World) -> None:
+    _edited_without_a_trace(world.site / "sympy" / "__init__.py")
+    assert world.run("check").code == 0
+    (finding,) = world.json("check", "--deep", code=1)["findings"]
+    assert (finding["kind"], finding["package"]) == ("file-changed", "sympy")
+    assert finding["message"] == "sympy/__init__.py was changed since the environment was built"
+
+
+def test_a_whole_environment_needs_no_repair(world: World) -> None:
+    before = world.generation
+    done = world.run("check", "--repair")
+    assert (done.code, done.out) == (0, "nothing to repair: .venv is whole, every file hashed\n")
+    assert world.generation == before
+    assert "every file hashed" in world.run("check", "--deep").out
+
+
+@pytest.mark.parametrize("link_mode", ["hardlink", "copy"])
+def test_a_repair_builds_anew_and_goes_where_it_was(world: World, link_mode: str) -> None:
+    variables = {"UV_LINK_MODE": link_mode}
+    world.sync("--rebuild", env=variables)
+    for damage in (_truncated, _file_removed, _added):
+        damage(world.site)
+    _edited_without_a_trace(world.site / "mpmath" / "__init__.py")
+    old = world.generation
+    done = world.json("check", "--repair", env=variables)
+    assert {finding["package"] for finding in done["repaired"] if "package" in finding} == {"sympy", "torch", "mpmath"}
+    assert done["fetched_again"] == (["mpmath"] if link_mode == "hardlink" else [])
+    assert world.generation != old
+    assert world.run("check", "--deep").code == 0
+    assert "nothing to do" in world.sync()
+
+
+def test_a_repair_heals_uvs_cache_where_the_damage_is_there_too(world: World) -> None:
+    """Once through a link, once in the cache alone, where files are copied and the environment is whole."""
+    _edited_without_a_trace(world.site / "sympy" / "__init__.py")
+    offline = world.run("check", "--repair", "--offline")
+    assert (offline.code, "uv's cache has the same damage" in offline.err) == (6, True), offline
+    assert world.json("check", "--repair")["fetched_again"] == ["sympy"]
+    assert world.run("check", "--deep").code == 0
+    original = world.site / "mpmath" / "__init__.py"
+    _edited_without_a_trace(original)  # in the cache, by its link
+    copies = {"UV_LINK_MODE": "copy"}
+    done = world.run("check", "--repair", env=copies)
+    assert done.code == 0, done
+    (world.site / "torch" / "version.py").unlink()
+    assert world.run("check", "--repair", env=copies).code == 0
+    assert world.run("check", "--deep").code == 0
+
+
+@pytest.mark.parametrize("name", ["torch/extra.py", "stray.pth", "loose.py", "sympy/_speedups.so"])
+def test_code_that_no_package_brought_is_named(world: World, name: str) -> None:
+    (world.site / name).write_text("")
+    found = {f["message"]: f["kind"] for f in world.json("check", code=1)["findings"]}
+    assert found[f"{name} is of no package"] == "file-unowned"
+
+
+def test_caches_and_data_of_nobody_are_nobodys_business(world: World) -> None:
+    (world.site / "torch" / "__pycache__").mkdir()
+    (world.site / "torch" / "__pycache__" / "version.cpython-311.pyc").write_text("")
+    (world.site / "torch" / "tuned.json").write_text("{}")
+    assert world.run("check", "--deep").code == 0
 
 
 @pytest.mark.parametrize(
@@ -168,7 +239,7 @@ def test_hints_say_which_environment_and_with_what_it_was_built(world: World) ->
     assert world.run("check", *options[:2]).out.startswith(f"{place} is whole: ")
     _truncated(site_of(place.resolve()))
     done = world.run("check", *options[:2])
-    assert done.out.splitlines()[-1] == f"hint: run `mlenv sync --backend cpu --rebuild {quoted}`"
+    assert done.out.splitlines()[-1] == f"hint: run `mlenv check --repair --env '{place}'`"
     shutil.rmtree(site_of(place.resolve()) / "mpmath")
     done = world.run("sync", "--cpu", "--check", *options)
     assert done.out.splitlines()[0] == f"error: {place}: site-packages/mpmath was deleted"

@@ -183,3 +183,47 @@ def test_a_companion_of_another_build_is_named() -> None:
     files = {"torch": "__version__ = '2.15.0+cu132'\ncuda = '13.2'\n", "torchaudio": "__version__ = '2.11.0+cu130'\n"}
     findings = gate.metadata(inventory(package("torch")), expectation(backend="cu132", version_files=files))
     assert [finding.message for finding in findings] == ["torchaudio 2.11.0+cu130 is built for cu130, not for cu132"]
+
+
+def bitsandbytes(*versions: str, suffix: str = "so") -> Package:
+    return package(
+        "bitsandbytes", "0.50.2", *(f"bitsandbytes/libbitsandbytes_{v}.{suffix}" for v in ("cpu", *versions))
+    )
+
+
+@pytest.mark.parametrize(
+    ("libraries", "backend", "has"),
+    [
+        (("cuda126", "cuda130"), "cu130", None),
+        (("cuda126", "cuda130"), "cu132", None),  # it takes the nearest of the same major
+        (("cuda118", "cuda126"), "cu132", "11.8, 12.6"),
+        ((), "cu126", "none"),
+        (("rocm71", "xpu2025"), "cu126", "none"),
+        ((), "cpu", None),
+    ],
+)
+def test_bitsandbytes_needs_a_library_of_the_same_cuda_major(
+    libraries: tuple[str, ...], backend: str, has: str | None
+) -> None:
+    for suffix in ("so", "dll"):
+        found = gate.metadata(inventory(bitsandbytes(*libraries, suffix=suffix)), expectation(backend=backend))
+        told = [f.message for f in found if f.kind == "bitsandbytes-library"]
+        cuda = gate.cuda_of(backend)
+        wanted = [f"bitsandbytes 0.50.2 has no library for CUDA {cuda}, only for: {has}"] if has else []
+        assert told == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a/extra.py", "a/extra.py is of no package"),
+        ("evil.pth", "evil.pth is of no package"),
+        ("a/__pycache__/x.cpython-311.pyc", None),
+        ("a/cache.json", None),
+        ("_virtualenv.pth", None),
+    ],
+)
+def test_code_of_nobody(name: str, told: str | None) -> None:
+    found = inventory(package("a"))
+    files = {**found.files, f"{SITE}/{name}": 1, "bin/mine.py": 1}
+    assert [f.message for f in gate.metadata(replace(found, files=files), expectation())] == ([told] if told else [])

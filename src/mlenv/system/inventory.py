@@ -147,20 +147,52 @@ def edited(inventory: Inventory, *, since: float) -> tuple[str, ...]:
 
     A linked file keeps the time of uv's cache, so only what somebody wrote since then has to be read.
     """
-    found = []
+    return tuple(
+        path
+        for path, hashes in _hashed(inventory)
+        if _written_since(inventory, path, since) and _differs(path, hashes, inventory)
+    )
+
+
+def damaged(inventory: Inventory) -> tuple[str, ...]:
+    """The recorded files that differ from their SHA-256; every one of them is read."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        files = list(_hashed(inventory))
+        changed = pool.map(lambda file: _differs(file[0], file[1], inventory), files)
+        return tuple(path for (path, _), differs in zip(files, changed, strict=True) if differs)
+
+
+def _hashed(inventory: Inventory) -> Iterator[tuple[str, frozenset[str]]]:
+    """Each file that is there, with the hashes that its owners' RECORDs name."""
     for path, held in owners(inventory.packages).items():
-        hashes = {row.hash for _, row in held if row.hash.startswith("sha256=")}
-        if not hashes or path not in inventory.files:
-            continue
-        try:
-            status = (inventory.root / path).stat()
-            if max(status.st_mtime, status.st_ctime if status.st_nlink == 1 else 0) <= since:
-                continue
-            if _record_hash(inventory.root / path) not in hashes:
-                found.append(path)
-        except OSError:
-            continue
-    return tuple(found)
+        hashes = frozenset(row.hash for _, row in held if row.hash.startswith("sha256="))
+        if hashes and path in inventory.files:
+            yield path, hashes
+
+
+def _written_since(inventory: Inventory, path: str, since: float) -> bool:
+    try:
+        status = (inventory.root / path).stat()
+    except OSError:
+        return False
+    return max(status.st_mtime, status.st_ctime if status.st_nlink == 1 else 0) > since
+
+
+def _differs(path: str, hashes: frozenset[str], inventory: Inventory) -> bool:
+    try:
+        return _record_hash(inventory.root / path) not in hashes
+    except OSError:
+        return False
+
+
+def linked(inventory: Inventory, path: str) -> bool:
+    """Whether the file has other names: uv's cache and other environments then hold the same bytes."""
+    try:
+        return (inventory.root / path).stat().st_nlink > 1
+    except OSError:
+        return False
 
 
 def _record_hash(path: Path) -> str:

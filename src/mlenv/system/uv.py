@@ -151,6 +151,13 @@ def cache_clean(uv: Uv, names: Iterable[str]) -> str:
     return f"`{shlex.join(['uv' if found else str(uv.binary), 'cache', 'clean', *sorted(names)])}`"
 
 
+def clean_cache(uv: Uv, names: Iterable[str]) -> None:
+    """Drop packages from uv's cache, so that they are fetched again. Raises EnvironmentBuildError."""
+    done = _run([uv.binary, "cache", "clean", "--no-config", "--quiet", *sorted(names)], env=uv.env)
+    if done.code != 0:
+        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+
+
 def _no_uv(reason: str) -> FaultError:
     return FaultError(
         f"uv, which mlenv was installed with, can't be started: {reason}", hint="reinstall mlenv, and uv with it"
