@@ -103,6 +103,7 @@ def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred:
     Raises UsageError for an upgrade of a name that isn't there, ProjectError for files that can't be used,
     ResolutionError, PackageIndexError.
     """
+    _require_plugins(project)
     overlays = _proven_overlays(project)
     for line in _rootless(project, overlays):
         progress(f"note: {line}")
@@ -195,6 +196,7 @@ def _header(project: Project, python: str, parts: Mapping[str, _OnPlatform]) -> 
         overlays=drift.overlays(project),
         settings=drift.settings(project),
         proven=proven,
+        plugins=drift.plugins(project),
     )
 
 
@@ -248,6 +250,12 @@ def _proven_overlays(project: Project) -> list[Overlay]:
             hint=f"change one of the lines, or give a backend its own lock: {agreement.own_lock(chosen[0].backend)}",
         )
     return chosen
+
+
+def _require_plugins(project: Project) -> None:
+    """A lock that was made with a plugin's names is not made anew without them. Raises ProjectError."""
+    for found in drift.lacking_plugins(project):
+        raise ProjectError(found.message, path=found.path, line=found.line, hint=found.hint)
 
 
 def _rootless(project: Project, overlays: Sequence[Overlay]) -> Iterable[str]:

@@ -126,6 +126,28 @@ def test_a_package_brings_a_backend_that_is_locked_chosen_and_built(world: World
     assert world.installed["torch"] == "2.14.1+cu132"
 
 
+def test_a_lock_made_with_a_package_is_refused_without_it_and_names_it(world: World) -> None:
+    env = _plugin(world)
+    done = world.run("lock")
+    assert done.code == 0, done
+    told = world.json("lock", "--check", env=env, code=1)
+    assert [finding["message"] for finding in told["findings"]] == [
+        "mlenv-acme brings acme132 and is new since the lock was made"
+    ]
+    world.run("lock", env=env)
+    assert world.run("lock", "--check", env=env).code == 0
+    lock = (world.root / "requirements.txt").read_text()
+    for words, code in ((("lock", "--check"), 1), (("lock",), 3), (("sync", "--cpu"), 1)):
+        done = world.run(*words)
+        assert done.code == code, done
+        assert "acme132 is brought by mlenv-acme, which isn't installed here" in done.out + done.err
+    assert (world.root / "requirements.txt").read_text() == lock
+    line = next(line for line in lock.splitlines(keepends=True) if line.startswith("# mlenv plugin: "))
+    (world.root / "requirements.txt").write_text(lock.replace(line, ""))  # as the hint says
+    assert world.run("lock").code == 0
+    assert world.run("lock", "--check").code == 0
+
+
 def test_init_writes_the_index_of_a_package(world: World) -> None:
     world.json("init", "--backend", "acme132", env={"PYTHONPATH": str(EXAMPLE)})
     assert "https://wheels.acme.example/simple" in (world.root / "uv.toml").read_text()
