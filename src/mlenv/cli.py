@@ -23,7 +23,6 @@ from mlenv.errors import ExitCode, FaultError, MlenvError, UsageError
 from mlenv.session import Session, silence
 
 if TYPE_CHECKING:
-    from mlenv.lock_options import LockOptions
     from mlenv.project import Project
 
 ISSUES = "this is a fault of mlenv; run again with -vv and report what it prints"
@@ -177,7 +176,7 @@ _WAIT = click.option(
     multiple=True,
     type=_PATHS,
     metavar="FILE",
-    help="Prove on the backend that this machine gets (`mlenv detect --json` printed it); repeatable.",
+    help="Refuse where the lock doesn't serve this machine (`mlenv detect --json` printed it); repeatable.",
 )
 @click.option("--python-version", "python", metavar="VERSION", help="The Python the lock is for, such as 3.12.")
 @click.option("--universal", is_flag=True, help="One lock for every platform that mlenv knows.")
@@ -211,7 +210,7 @@ def lock_command(session: Session, *, wait: float, machines: tuple[Path, ...], *
     mlenv lock --dry-run -U               what a full upgrade would change
     mlenv lock --check                    for hooks and CI
     mlenv lock dev.in -o dev.txt          another pair of files
-    mlenv lock --machine node7.json       proven on the backend that this machine gets
+    mlenv lock --machine node7.json       the same, and what this machine gets is among what it is proven on
     """
     from mlenv import freshness
     from mlenv.commands import lock
@@ -219,9 +218,9 @@ def lock_command(session: Session, *, wait: float, machines: tuple[Path, ...], *
 
     asked = LockOptions(**options)
     asked.refuse_contradictions()
-    if machines:
-        asked = _for_machines(session, asked, machines)
     overrides = asked.overrides(session.root)
+    if machines:
+        _require_served(session, session.project(overrides), machines)
     only_looked = asked.check and not asked.resolve
     if only_looked and (found := freshness.unchanged(session.root, overrides)) is not None:
         session.show(lock.current(*found))
@@ -240,18 +239,12 @@ def lock_command(session: Session, *, wait: float, machines: tuple[Path, ...], *
     session.show(lock.lock(project, session.uv(), wish, dry_run=asked.dry_run, wait=wait, progress=session.progress))
 
 
-def _for_machines(session: Session, asked: LockOptions, files: tuple[Path, ...]) -> LockOptions:
-    """The same for the backends that described machines get, of all that the project has."""
-    from dataclasses import replace
-
+def _require_served(session: Session, project: Project, files: tuple[Path, ...]) -> None:
+    """Say which backend each described machine gets; raise where the lock is for none that runs there."""
     from mlenv import selection
 
-    if asked.backends:
-        raise UsageError("--machine and --backend both choose backends", hint="give one of them")
-    project = session.project(asked.overrides(session.root))
-    chosen = selection.for_fleet(project, {str(path): session.described(path) for path in files})
-    session.progress(f"the machines described get {', '.join(chosen)}")
-    return replace(asked, backends=chosen)
+    for path, backend in selection.for_fleet(project, {str(path): session.described(path) for path in files}).items():
+        session.progress(f"{path} gets {backend}")
 
 
 def _request(word: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
