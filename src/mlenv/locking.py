@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from mlenv import agreement, drift, freshness, heldback, lockfile, plan, platforms, resolution
 from mlenv.errors import ConflictError, FindingError, NoWheelError, ProjectError, ResolutionError, UsageError
@@ -185,7 +186,7 @@ def _on_platform(
 def _header(project: Project, python: str, parts: Mapping[str, _OnPlatform]) -> Header:
     several = len(parts) > 1
     proven = {
-        f"{overlay.backend}/{platform}" if several else overlay.backend: _proof_line(overlay)
+        f"{overlay.backend}/{platform}" if several else overlay.backend: _proof_line(part.found[overlay.backend])
         for platform, part in parts.items()
         for overlay in part.overlays
     }
@@ -401,8 +402,15 @@ def _refuse_collisions(found: Mapping[str, Resolved]) -> None:
             )
 
 
-def _proof_line(overlay: Overlay) -> str:
-    return f"torch=={overlay.torch_version}" if overlay.torch_version else "no-torch"
+def _proof_line(answer: Resolved) -> str:
+    torch = _torch(answer)
+    return f"torch=={torch}" if torch else "no-torch"
+
+
+def _torch(answer: Resolved) -> str | None:
+    """The public version of the torch that it was proven with; of several pins with markers that of this target."""
+    pin = answer.pins.get("torch")
+    return Version(pin.version).public if pin is not None and pin.version is not None else None
 
 
 def _proofs(parts: Mapping[str, _OnPlatform]) -> Iterable[Proof]:
@@ -412,7 +420,7 @@ def _proofs(parts: Mapping[str, _OnPlatform]) -> Iterable[Proof]:
             yield Proof(
                 backend=overlay.backend,
                 platform=platform,
-                torch=overlay.torch_version,
+                torch=_torch(part.found[overlay.backend]),
                 source=source.index if source.equal else "default (stand-in)",
                 seconds=round(part.prover.seconds[overlay.backend], 2),
             )
