@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlenv import wheelless
 from mlenv.errors import (
     ConflictError,
     EnvironmentBuildError,
@@ -156,7 +157,7 @@ def _refused_build(text: str) -> MlenvError | None:
     return NoWheelError(
         f"{release} has no wheel and does not say statically what it requires: "
         "its build code would have to run at lock time",
-        hint=f'if you trust it, name it: [tool.mlenv] build = ["{name}"]; or require a release that has wheels',
+        hint=wheelless.hint_without_metadata(name),
     )
 
 
