@@ -58,12 +58,12 @@ class Overlay:
     def roots(self, extra_roots: Iterable[str] = ()) -> tuple[Requirement, ...]:
         """The exact pins of torch, torchvision, torchaudio, tensorflow, jax and of ``extra_roots``, in file order.
 
-        An extra root may carry extras (``jax[cuda13]``). Raises ProjectError where an extra root isn't pinned here.
+        Their names are canonical, however the file spells them. An extra root may carry extras (``jax[cuda13]``). Raises ProjectError where an extra root isn't pinned here.
         """
         extras = dict(map(self._extra_root, extra_roots))
         pinned = (entry for entry in self.constraints if entry.pin is not None)
         found = (
-            _with_extras(entry.requirement, extras.get(entry.name, frozenset()))
+            _as_root(entry, extras.get(entry.name, frozenset()))
             for entry in pinned
             if entry.name in ROOT_NAMES or entry.name in extras
         )
@@ -233,10 +233,9 @@ def _only(requirement: Requirement) -> Specifier | None:
     return next(iter(requirement.specifier)) if len(requirement.specifier) == 1 else None
 
 
-def _with_extras(requirement: Requirement, extras: frozenset[str]) -> Requirement:
-    if not extras:
-        return requirement
-    copy = Requirement(str(requirement))
+def _as_root(entry: Constraint, extras: frozenset[str]) -> Requirement:
+    copy = Requirement(str(entry.requirement))
+    copy.name = entry.name
     copy.extras = set(extras)
     return copy
 
