@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from mlenv.catalogue import Channel
-from mlenv.errors import ProjectError
+from mlenv.errors import ProjectError, kept, raise_all
 from mlenv.foundation import ROOT_NAMES
 from mlenv.requirement_lines import canonical
 from mlenv.requirements import named_lines
@@ -58,7 +58,8 @@ class Overlay:
     def roots(self, extra_roots: Iterable[str] = ()) -> tuple[Requirement, ...]:
         """The exact pins of torch, torchvision, torchaudio, tensorflow, jax and of ``extra_roots``, in file order.
 
-        Their names are canonical, however the file spells them. An extra root may carry extras (``jax[cuda13]``). Raises ProjectError where an extra root isn't pinned here.
+        Their names are canonical, however the file spells them. An extra root may carry extras (``jax[cuda13]``).
+        Raises ProjectError where an extra root isn't pinned here.
         """
         extras = dict(map(self._extra_root, extra_roots))
         pinned = (entry for entry in self.constraints if entry.pin is not None)
@@ -114,14 +115,19 @@ def parse_overlay(root: Path, path: str) -> Overlay:
     backend = stem.removeprefix(NIGHTLY)
     lines = named_lines(root, path, what="an overlay")
     constraints = tuple(Constraint(requirement=entry.requirement, line=entry.line) for entry in lines)
+    wrong: list[ProjectError] = []
     for entry in constraints:
-        _require_label(entry, backend, path)
+        with kept(wrong):
+            _require_label(entry, backend, path)
     by_name: dict[str, list[Constraint]] = {}
     for entry in constraints:
         by_name.setdefault(entry.name, []).append(entry)
     for first, second in (pair for entries in by_name.values() for pair in combinations(entries, 2)):
-        _require_agreement(first, second, path)
-    _require_pinned_roots(constraints, path)
+        with kept(wrong):
+            _require_agreement(first, second, path)
+    with kept(wrong):
+        _require_pinned_roots(constraints, path)
+    raise_all(wrong)
     channel: Channel = "stable" if stem == backend else "nightly"
     return Overlay(backend=backend, path=path, constraints=constraints, channel=channel)
 
