@@ -20,6 +20,7 @@ import click
 
 from mlenv import __version__
 from mlenv.errors import ExitCode, FaultError, MlenvError, UsageError
+from mlenv.location import BACKEND
 from mlenv.session import Session, silence
 
 if TYPE_CHECKING:
@@ -138,8 +139,21 @@ for _option in reversed(_COMMON):
     cli = _option(cli)
 
 
+def _backend(text: str) -> str:
+    """The name of a backend, as an overlay's file can have it."""
+    import re
+
+    if re.fullmatch(BACKEND, text) is None:
+        near = text.strip().lower()
+        meant = f"did you mean {near}?" if re.fullmatch(BACKEND, near) else "it is a word such as cpu or cu130"
+        raise click.BadParameter(f"{text!r} is no backend; {meant}")
+    return text
+
+
 _PATHS = click.Path(path_type=Path)
-_BACKENDS = click.option("--backend", "backends", multiple=True, metavar="B", help="This backend only; repeatable.")
+_BACKENDS = click.option(
+    "--backend", "backends", multiple=True, type=_backend, metavar="B", help="This backend only; repeatable."
+)
 _NIGHTLY = click.option("--nightly", is_flag=True, help="The nightly channel.")
 _DRY_RUN = click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 _WAIT = click.option(
@@ -167,6 +181,7 @@ _WAIT = click.option(
     "--backend",
     "backends",
     multiple=True,
+    type=_backend,
     metavar="B",
     help="Prove on this backend only (`--check` then calls the others new); repeatable.",
 )
@@ -266,7 +281,7 @@ def _one_request(asked: list[str]) -> str | None:
 
 def _backend_options(function: Callable[..., None]) -> Callable[..., None]:
     options = (
-        click.option("--backend", metavar="B", help="This backend: cpu, cu126, cu130, ..."),
+        click.option("--backend", type=_backend, metavar="B", help="This backend: cpu, cu126, cu130, ..."),
         _request("cuda13", "The newest CUDA 13 backend that runs here."),
         _request("cuda12", "The newest CUDA 12 backend that runs here."),
         _request("cpu", "The CPU backend."),
@@ -577,7 +592,12 @@ def run_command(session: Session, *, environment: Path | None, words: tuple[str,
 
 @cli.command("init")
 @click.option(
-    "--backend", "backends", multiple=True, metavar="B", help="Write the overlay of this backend; repeatable."
+    "--backend",
+    "backends",
+    multiple=True,
+    type=_backend,
+    metavar="B",
+    help="Write the overlay of this backend; repeatable.",
 )
 @click.option("--nightly", is_flag=True, help="Add the indexes of the nightly channel, too.")
 @click.option("--python", metavar="VERSION", help="The Python the lock is for.")

@@ -8,6 +8,9 @@ from pathlib import Path
 PROJECT_FILE = "pyproject.toml"
 CONSTRAINTS = "constraints"
 
+BACKEND = r"[a-z0-9][a-z0-9.]*"
+"""What a backend may be called."""
+
 _BY_RULE = r"cpu|cu\d+"
 
 

@@ -17,13 +17,13 @@ from packaging.version import InvalidVersion, Version
 from mlenv.catalogue import Channel
 from mlenv.errors import ProjectError, kept, raise_all
 from mlenv.foundation import ROOT_NAMES
+from mlenv.location import BACKEND
 from mlenv.requirement_lines import canonical
 from mlenv.requirements import named_lines
 
 NIGHTLY = "nightly-"
 """What the file name of a nightly overlay starts with: ``constraints/nightly-cu132.txt``."""
 
-_STEM = r"[a-z0-9][a-z0-9.]*"
 _PIN = r"\s*(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*===?\s*(?P<version>[A-Za-z0-9.!+_-]+)"
 _BUILD = r"(cpu|xpu|cu\d+|rocm\d+(?:\.\d+)*)(?![a-z0-9])"
 
@@ -147,7 +147,9 @@ def load_overlays(root: Path, folder: str = "constraints") -> Mapping[str, Overl
     except OSError as error:
         raise ProjectError(f"can't be read: {error.strerror}", path=folder, hint="check its permissions") from error
     backends = [name.removesuffix(".txt") for name in names if name.endswith(".txt")]
-    return {name: parse_overlay(root, f"{folder}/{name}.txt") for name in sorted(backends) if re.fullmatch(_STEM, name)}
+    return {
+        name: parse_overlay(root, f"{folder}/{name}.txt") for name in sorted(backends) if re.fullmatch(BACKEND, name)
+    }
 
 
 def contradictions(overlays: Iterable[Overlay], *, shared: Callable[[str], bool]) -> tuple[str, ...]:

@@ -132,7 +132,7 @@ def resolve_backend(project: Project, uv: Uv, overlay: Overlay, question: Questi
         if question.source is not None
         else sources_of(project, overlay, platform=platform, stand_in=question.stand_in)
     )
-    first_error: MlenvError | None = None
+    first_error, first_source = None, Source()
     notes: list[str] = []
     for position, source in enumerate(order):
         following = order[position + 1] if position + 1 < len(order) else None
@@ -155,11 +155,12 @@ def resolve_backend(project: Project, uv: Uv, overlay: Overlay, question: Questi
                 question.unreachable.add(host)
             elif not question.fall_back:
                 raise
-            first_error = first_error or error
+            if first_error is None:
+                first_error, first_source = error, source
             if following is not None:
                 notes.append(_fallback_note(overlay, source, following, error))
     assert first_error is not None
-    told = _with_source_hint(first_error, overlay)
+    told = _with_source_hint(first_error, overlay, first_source)
     raise told from (None if told is first_error else first_error)
 
 
@@ -266,7 +267,7 @@ def _fallback_note(overlay: Overlay, source: Source, following: Source, error: M
     return f"{overlay.backend}: {found}, as {source.index} can't serve it: {reason}"
 
 
-def _with_source_hint(error: MlenvError, overlay: Overlay) -> MlenvError:
+def _with_source_hint(error: MlenvError, overlay: Overlay, source: Source) -> MlenvError:
     if error.hint is not None and "without --offline" in error.hint:
         return error  # whatever is missing, the network is what brings it
     if "has no wheels with a matching" in error.message:
@@ -279,9 +280,11 @@ def _with_source_hint(error: MlenvError, overlay: Overlay) -> MlenvError:
         )
     if overlay.backend == "cpu":
         hint = "the default index has no CPU build for Linux; a CUDA backend also runs without a GPU: try --cuda13"
-    else:
-        name = f"PYTORCH_{overlay.backend.upper()}"
+    elif source.named:
+        name = index_module.normalised(source.index)
         hint = f"check the index in uv.toml, or name a mirror: MLENV_INDEX_URL_{name}=<URL>"
+    else:
+        hint = "check the default index (UV_DEFAULT_INDEX), or name a mirror: MLENV_INDEX_URL_DEFAULT=<URL>"
     return PackageIndexError(f"the foundation of {overlay.backend} can't be had: {error.message}", hint=hint)
 
 
