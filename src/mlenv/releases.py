@@ -189,20 +189,19 @@ def _ask(
 ) -> dict[str, str]:
     """Public version by name of what uv chooses for the roots from one source."""
     asked = Overlay(backend=overlay.backend, path=overlay.path, constraints=(), channel=overlay.channel)
-    on = platform or project.settings.platforms[0]
     question = Question(
         files={},
         sources=(),
         python=project.target_python[0],
         interpreter=uv_module.base_interpreter(),
-        platform=on,
+        platform=platform or project.settings.platforms[0],
         source=source,
         roots=tuple(roots),
         with_files=False,
         alone=alone,
         lowest=lowest,
     )
-    resolved = solve.resolve_backend(project, uv, asked, question, platform=on)
+    resolved = solve.resolve_backend(project, uv, asked, question, platform=platform or "")
     wanted = {canonicalize_name(root.name) for root in roots}
     return {pin.name: Version(pin.version or "0").public for pin in resolved.foundation if pin.name in wanted}
 

@@ -187,7 +187,7 @@ def _require_pinned_roots(
         overlay,
         answer.pins.values(),
         roots=asked,
-        environment=platforms.environment(platform, question.python),
+        environment=platforms.environment(question.platform or platform, question.python),
         catalogue=project.catalogue,
     )
 
