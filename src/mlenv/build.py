@@ -86,7 +86,11 @@ def inputs_of(project: Project, wanted: Wanted, *, platform: str) -> dict[str, s
         "python": [str(wanted.interpreter.resolve()), status.st_size, status.st_mtime_ns],
         "platform": platform,
         "additions": sorted(wanted.extras),
-        "settings": [drift.settings(project), *planning.asked_of_foundation(project)],
+        "settings": [
+            drift.settings(project),
+            *drift.plugins(project).values(),
+            *planning.asked_of_foundation(project),
+        ],
         "local projects": [
             [local.line_for_uv(), local.content_digest] for local in project.requirements.local_projects
         ],

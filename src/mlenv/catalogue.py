@@ -197,6 +197,19 @@ class Catalogue:
             return None
         return backend in release.backends
 
+    def builds(self, name: str, version: str) -> tuple[str, ...] | None:
+        """The backends that a release of torch or torchaudio has builds of, unconfirmed ones too; None if not known.
+
+        torchaudio is numbered like the torch it was built with.
+        """
+        release = self.release(version) if name in ("torch", "torchaudio") else None
+        return None if release is None else (*release.backends, *release.unconfirmed)
+
+    def lacks(self, backend: str, name: str, version: str) -> bool:
+        """Whether a release of that package is known to have no build of a backend that is known."""
+        built = self.builds(name, version)
+        return built is not None and backend not in built and self.newest_release(backend) is not None
+
     def builds_for(self, backend: str, platform: str) -> bool:
         """Whether the backend can exist on a platform: no CUDA on macOS, and not each one on Windows or aarch64."""
         known = self.backend(backend)

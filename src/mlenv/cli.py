@@ -20,10 +20,10 @@ import click
 
 from mlenv import __version__
 from mlenv.errors import ExitCode, FaultError, MlenvError, UsageError
+from mlenv.location import BACKEND
 from mlenv.session import Session, silence
 
 if TYPE_CHECKING:
-    from mlenv.lock_options import LockOptions
     from mlenv.project import Project
 
 ISSUES = "this is a fault of mlenv; run again with -vv and report what it prints"
@@ -139,8 +139,21 @@ for _option in reversed(_COMMON):
     cli = _option(cli)
 
 
+def _backend(text: str) -> str:
+    """The name of a backend, as an overlay's file can have it."""
+    import re
+
+    if re.fullmatch(BACKEND, text) is None:
+        near = text.strip().lower()
+        meant = f"did you mean {near}?" if re.fullmatch(BACKEND, near) else "it is a word such as cpu or cu130"
+        raise click.BadParameter(f"{text!r} is no backend; {meant}")
+    return text
+
+
 _PATHS = click.Path(path_type=Path)
-_BACKENDS = click.option("--backend", "backends", multiple=True, metavar="B", help="This backend only; repeatable.")
+_BACKENDS = click.option(
+    "--backend", "backends", multiple=True, type=_backend, metavar="B", help="This backend only; repeatable."
+)
 _NIGHTLY = click.option("--nightly", is_flag=True, help="The nightly channel.")
 _DRY_RUN = click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 _WAIT = click.option(
@@ -168,6 +181,7 @@ _WAIT = click.option(
     "--backend",
     "backends",
     multiple=True,
+    type=_backend,
     metavar="B",
     help="Prove on this backend only (`--check` then calls the others new); repeatable.",
 )
@@ -177,7 +191,7 @@ _WAIT = click.option(
     multiple=True,
     type=_PATHS,
     metavar="FILE",
-    help="Prove on the backend that this machine gets (`mlenv detect --json` printed it); repeatable.",
+    help="Refuse where the lock doesn't serve this machine (`mlenv detect --json` printed it); repeatable.",
 )
 @click.option("--python-version", "python", metavar="VERSION", help="The Python the lock is for, such as 3.12.")
 @click.option("--universal", is_flag=True, help="One lock for every platform that mlenv knows.")
@@ -211,7 +225,7 @@ def lock_command(session: Session, *, wait: float, machines: tuple[Path, ...], *
     mlenv lock --dry-run -U               what a full upgrade would change
     mlenv lock --check                    for hooks and CI
     mlenv lock dev.in -o dev.txt          another pair of files
-    mlenv lock --machine node7.json       proven on the backend that this machine gets
+    mlenv lock --machine node7.json       the same, and what this machine gets is among what it is proven on
     """
     from mlenv import freshness
     from mlenv.commands import lock
@@ -219,9 +233,9 @@ def lock_command(session: Session, *, wait: float, machines: tuple[Path, ...], *
 
     asked = LockOptions(**options)
     asked.refuse_contradictions()
-    if machines:
-        asked = _for_machines(session, asked, machines)
     overrides = asked.overrides(session.root)
+    if machines:
+        _require_served(session, session.project(overrides), machines)
     only_looked = asked.check and not asked.resolve
     if only_looked and (found := freshness.unchanged(session.root, overrides)) is not None:
         session.show(lock.current(*found))
@@ -240,18 +254,12 @@ def lock_command(session: Session, *, wait: float, machines: tuple[Path, ...], *
     session.show(lock.lock(project, session.uv(), wish, dry_run=asked.dry_run, wait=wait, progress=session.progress))
 
 
-def _for_machines(session: Session, asked: LockOptions, files: tuple[Path, ...]) -> LockOptions:
-    """The same for the backends that described machines get, of all that the project has."""
-    from dataclasses import replace
-
+def _require_served(session: Session, project: Project, files: tuple[Path, ...]) -> None:
+    """Say which backend each described machine gets; raise where the lock is for none that runs there."""
     from mlenv import selection
 
-    if asked.backends:
-        raise UsageError("--machine and --backend both choose backends", hint="give one of them")
-    project = session.project(asked.overrides(session.root))
-    chosen = selection.for_fleet(project, {str(path): session.described(path) for path in files})
-    session.progress(f"the machines described get {', '.join(chosen)}")
-    return replace(asked, backends=chosen)
+    for path, backend in selection.for_fleet(project, {str(path): session.described(path) for path in files}).items():
+        session.progress(f"{path} gets {backend}")
 
 
 def _request(word: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -273,7 +281,7 @@ def _one_request(asked: list[str]) -> str | None:
 
 def _backend_options(function: Callable[..., None]) -> Callable[..., None]:
     options = (
-        click.option("--backend", metavar="B", help="This backend: cpu, cu126, cu130, ..."),
+        click.option("--backend", type=_backend, metavar="B", help="This backend: cpu, cu126, cu130, ..."),
         _request("cuda13", "The newest CUDA 13 backend that runs here."),
         _request("cuda12", "The newest CUDA 12 backend that runs here."),
         _request("cpu", "The CPU backend."),
@@ -588,7 +596,12 @@ def run_command(session: Session, *, environment: Path | None, words: tuple[str,
 
 @cli.command("init")
 @click.option(
-    "--backend", "backends", multiple=True, metavar="B", help="Write the overlay of this backend; repeatable."
+    "--backend",
+    "backends",
+    multiple=True,
+    type=_backend,
+    metavar="B",
+    help="Write the overlay of this backend; repeatable.",
 )
 @click.option("--nightly", is_flag=True, help="Add the indexes of the nightly channel, too.")
 @click.option("--python", metavar="VERSION", help="The Python the lock is for.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from packaging.markers import Marker
 from packaging.requirements import Requirement
@@ -39,10 +40,42 @@ def overlays(project: Project) -> dict[str, str]:
 
 
 def settings(project: Project) -> str:
-    """The digest of the settings that shape the lock, uv.toml's bounds and names that plugins add among them."""
+    """The digest of the settings that shape the lock, uv.toml's bounds among them."""
     from mlenv.settings import lock_meaning
 
-    return digest(lock_meaning(project.settings) + project.upload_bounds + project.plugin_names[1])
+    return digest(lock_meaning(project.settings) + project.upload_bounds)
+
+
+def plugins(project: Project) -> dict[str, str]:
+    """Backend and the package that brings it → digest of the names that it adds, as in the header."""
+    found = project.plugin_names.items()
+    return {f"{backend} {package}": digest("\n".join(sorted(names))) for (backend, package), names in found}
+
+
+def lacking_plugins(project: Project) -> tuple[Finding, ...]:
+    """The plugins that the lock was made with, for overlays that are still there, and that can't be used here."""
+    lock = project.lock
+    if lock is None or lock.header is None or not lock.header.plugins:
+        return ()
+    there = {plugin.project for plugin in project.plugins.usable}
+    brought = {who: who.split(" ", 1) for who in sorted(lock.header.plugins)}
+    return tuple(
+        _lacking(project, backend, package, line=lock.lines.get(f"plugin:{who}"))
+        for who, (backend, package) in brought.items()
+        if package not in there and backend in project.locked_overlays
+    )
+
+
+def _lacking(project: Project, backend: str, package: str, *, line: int | None) -> Finding:
+    path, broken = project.settings.lock, project.plugins.broken(package)
+    if broken is not None:
+        return replace(broken, kind="lock-plugin-missing", path=path, line=line, severity="error")
+    message = f"{backend} is brought by {package}, which isn't installed here"
+    hint = (
+        f"install it beside mlenv (`uv tool install mlenv --with {package}`, or `pip install {package}`); where it is "
+        f"wanted no more, take this line out of {path} and run `mlenv lock`"
+    )
+    return Finding(kind="lock-plugin-missing", message=message, path=path, line=line, hint=hint)
 
 
 def check_lock(project: Project) -> tuple[Finding, ...]:
@@ -69,10 +102,13 @@ def check_lock(project: Project) -> tuple[Finding, ...]:
             f"this lock was written by a newer mlenv (scheme {lock.header.scheme}; this one knows {lockfile.SCHEME})"
         )
         return (Finding(kind="lock-newer", message=message, path=path, hint="upgrade mlenv"),)
+    if lacking := lacking_plugins(project):
+        return (*_body(project, lock), *lacking)  # what else there is to say depends on them
     return (
         *_body(project, lock),
         *_changed(project, lock, "input", *_comparable(project, lock.header)),
         *_changed(project, lock, "overlay", overlays(project), lock.header.overlays),
+        *_plugins(project, lock, lock.header),
         *_target(project, lock, lock.header),
         *_contents(project, lock),
     )
@@ -126,6 +162,19 @@ def _changed(
         message = f"{name} {_what_changed(project, name, now, then)}"
         where = project.settings.lock
         found.append(Finding(kind=f"lock-{kind}-changed", message=message, path=where, line=line, hint=RELOCK))
+    return tuple(found)
+
+
+def _plugins(project: Project, lock: Lock, header: Header) -> tuple[Finding, ...]:
+    now, found = plugins(project), []
+    for who in sorted(now.keys() | header.plugins.keys()):
+        backend, package = who.split(" ", 1)
+        if now.get(who) == header.plugins.get(who) or backend not in project.locked_overlays:
+            continue
+        told = "owns other names" if who in header.plugins else f"brings {backend} and is new"
+        message, line = f"{package} {told} since the lock was made", lock.lines.get(f"plugin:{who}")
+        where = project.settings.lock
+        found.append(Finding(kind="lock-plugin-changed", message=message, path=where, line=line, hint=RELOCK))
     return tuple(found)
 
 

@@ -6,9 +6,12 @@ The numbers are the contract's (docs/reference.md is generated from here).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
+
+_MOST_SHOWN = 9
 
 
 class ExitCode(IntEnum):
@@ -148,6 +151,28 @@ class FaultError(MlenvError):
 
     code = ExitCode.FAULT
     meaning = "a fault of mlenv itself"
+
+
+@contextmanager
+def kept(errors: list[ProjectError]) -> Iterator[None]:
+    """Put a ProjectError of the block aside, so that what follows is looked at as well; see ``raise_all``."""
+    try:
+        yield
+    except ProjectError as error:
+        errors.append(error)
+
+
+def raise_all(errors: Sequence[ProjectError]) -> None:
+    """Raise what was kept, if anything was: one error, at the place of the first, that tells each of them."""
+    if not errors:
+        return
+    first, *others = errors
+    if not others:
+        raise first
+    shown = "".join(f"\n{error}" for error in others[:_MOST_SHOWN])
+    more = f"\nand {len(others) - _MOST_SHOWN} more" if len(others) > _MOST_SHOWN else ""
+    hints = dict.fromkeys(error.hint for error in errors[: _MOST_SHOWN + 1] if error.hint)
+    raise ProjectError(f"{first.message}{shown}{more}", path=first.path, line=first.line, hint="\n".join(hints))
 
 
 def did_you_mean(word: str, known: Iterable[str], *, otherwise: str) -> str:

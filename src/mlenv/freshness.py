@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from mlenv.location import CONSTRAINTS, may_be_brought
+
 KEY = "files"
 _LINE = re.compile(rf"(?m)^# mlenv {KEY}: (\S+)\n")
 _INPUT = re.compile(r"(?m)^# mlenv input: (.+) \S+$")
@@ -23,7 +25,7 @@ _PIN = re.compile(r"(?m)^[a-z0-9][a-z0-9-]*(?:\[[^\]]*\])?(?:==| @ )")
 def stamped(text: str, root: Path, inputs: Iterable[str], overrides: Mapping[str, object]) -> str:
     """The lock's text with the line that says from which bytes it was made, after the lines of its inputs."""
     try:
-        _require_plain(_settings(root))
+        _require_plain(_settings(root), root)
     except LookupError:
         return text  # nobody would read it
     line = f"# mlenv {KEY}: {_fingerprint(text, root, inputs, overrides)}\n"
@@ -42,7 +44,7 @@ def unchanged(root: Path, overrides: Mapping[str, object]) -> tuple[str, int] | 
     """
     try:
         table = _settings(root)
-        _require_plain(table)
+        _require_plain(table, root)
         name = str(overrides.get("lock") or table.get("lock", "requirements.txt"))
         text = (root / name).read_bytes().decode("utf-8").replace("\r\n", "\n")
         found = _LINE.search(text)
@@ -60,7 +62,7 @@ def in_words(name: str, packages: int) -> str:
 
 def _fingerprint(text: str, root: Path, inputs: Iterable[str], overrides: Mapping[str, object]) -> str:
     """Of the lock, everything that it is made from, and the names that mlenv takes for foundation."""
-    overlays = (path.relative_to(root).as_posix() for path in (root / "constraints").glob("*.txt"))
+    overlays = (path.relative_to(root).as_posix() for path in _overlays(root))
     names = pkgutil.get_data("mlenv.data", "foundation.toml") or b""
     said = json.dumps([overrides, _settings(root)], sort_keys=True, default=str)
     indexes = _URL.sub(b"url", _bytes(root / "uv.toml"))  # URLs are in no digest
@@ -86,12 +88,18 @@ def _settings(root: Path) -> Mapping[str, object]:
     return table if isinstance(table, dict) else {}
 
 
-def _require_plain(table: Mapping[str, object]) -> None:
+def _overlays(root: Path) -> Iterable[Path]:
+    return (root / CONSTRAINTS).glob("*.txt")
+
+
+def _require_plain(table: Mapping[str, object], root: Path) -> None:
     """Raise LookupError where there are several locks, or not every mlenv may judge them."""
     if "workspace" in table or any("lock" in each for each in _tables(table.get("backends"))):
         raise LookupError("more than one lock")
     if "required-version" in table:
         raise LookupError("perhaps for another mlenv")
+    if any(may_be_brought(path.stem.removeprefix("nightly-")) for path in _overlays(root)):
+        raise LookupError("perhaps with an installed plugin's names")
 
 
 def _tables(value: object) -> Iterable[Mapping[str, object]]:

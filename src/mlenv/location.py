@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 PROJECT_FILE = "pyproject.toml"
 CONSTRAINTS = "constraints"
+
+BACKEND = r"[a-z0-9][a-z0-9.]*"
+"""What a backend may be called."""
+
+_BY_RULE = r"cpu|cu\d+"
+
+
+def may_be_brought(backend: str) -> bool:
+    """Whether a plugin can bring a backend of that name; the others are mlenv's, and need no look at plugins."""
+    return re.fullmatch(_BY_RULE, backend) is None
 
 
 def looks_compiled(text: str) -> bool:

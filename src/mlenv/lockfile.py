@@ -80,7 +80,10 @@ class Style:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a lock says of itself: the target, a digest per input, the backends it is proven on, its body's digest."""
+    """What a lock says of itself: the target, a digest per input, the backends it is proven on, its body's digest.
+
+    ``plugins``: backend and the package that brings it, a space between → the digest of the names that it adds.
+    """
 
     scheme: int = SCHEME
     python: str
@@ -89,6 +92,7 @@ class Header:
     overlays: Mapping[str, str]
     settings: str
     proven: Mapping[str, str]
+    plugins: Mapping[str, str] = field(default_factory=dict)
     body: str = ""
 
 
@@ -239,7 +243,7 @@ def _seal(header: Header, body_digest: str) -> str:
         *header.platforms,
         *(f"{name} {value}" for each in (header.inputs, header.overlays) for name, value in sorted(each.items())),
         header.settings,
-        *(f"{backend} {value}" for backend, value in sorted(header.proven.items())),
+        *(f"{name} {value}" for each in (header.proven, header.plugins) for name, value in sorted(each.items())),
         body_digest,
     )
     return digest("\n".join(parts))
@@ -258,6 +262,7 @@ def _render_header(header: Header, command: str) -> str:
         *(f"# mlenv platform: {platform}" for platform in header.platforms),
         *(f"# mlenv input: {path} {value}" for path, value in sorted(header.inputs.items())),
         *(f"# mlenv overlay: {path} {value}" for path, value in sorted(header.overlays.items())),
+        *(f"# mlenv plugin: {who} {value}" for who, value in sorted(header.plugins.items())),
         f"# mlenv settings: {header.settings}",
         *(f"# mlenv proven: {backend} {value}" for backend, value in sorted(header.proven.items())),
         f"# mlenv body: {header.body}",
@@ -306,6 +311,7 @@ def _parse_header(own: Mapping[str, list[str]], *, path: str) -> Header | Findin
             overlays=pairs("overlay"),
             settings=own["settings"][0],
             proven=pairs("proven"),
+            plugins=pairs("plugin"),
             body=own["body"][0],
         )
     except (KeyError, ValueError) as error:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from mlenv import agreement, drift, freshness, heldback, lockfile, plan, platforms, resolution
 from mlenv.errors import ConflictError, FindingError, NoWheelError, ProjectError, ResolutionError, UsageError
@@ -103,6 +104,7 @@ def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred:
     Raises UsageError for an upgrade of a name that isn't there, ProjectError for files that can't be used,
     ResolutionError, PackageIndexError.
     """
+    _require_plugins(project)
     overlays = _proven_overlays(project)
     for line in _rootless(project, overlays):
         progress(f"note: {line}")
@@ -184,7 +186,7 @@ def _on_platform(
 def _header(project: Project, python: str, parts: Mapping[str, _OnPlatform]) -> Header:
     several = len(parts) > 1
     proven = {
-        f"{overlay.backend}/{platform}" if several else overlay.backend: _proof_line(overlay)
+        f"{overlay.backend}/{platform}" if several else overlay.backend: _proof_line(part.found[overlay.backend])
         for platform, part in parts.items()
         for overlay in part.overlays
     }
@@ -195,6 +197,7 @@ def _header(project: Project, python: str, parts: Mapping[str, _OnPlatform]) -> 
         overlays=drift.overlays(project),
         settings=drift.settings(project),
         proven=proven,
+        plugins=drift.plugins(project),
     )
 
 
@@ -248,6 +251,12 @@ def _proven_overlays(project: Project) -> list[Overlay]:
             hint=f"change one of the lines, or give a backend its own lock: {agreement.own_lock(chosen[0].backend)}",
         )
     return chosen
+
+
+def _require_plugins(project: Project) -> None:
+    """A lock that was made with a plugin's names is not made anew without them. Raises ProjectError."""
+    for found in drift.lacking_plugins(project):
+        raise ProjectError(found.message, path=found.path, line=found.line, hint=found.hint)
 
 
 def _rootless(project: Project, overlays: Sequence[Overlay]) -> Iterable[str]:
@@ -393,8 +402,15 @@ def _refuse_collisions(found: Mapping[str, Resolved]) -> None:
             )
 
 
-def _proof_line(overlay: Overlay) -> str:
-    return f"torch=={overlay.torch_version}" if overlay.torch_version else "no-torch"
+def _proof_line(answer: Resolved) -> str:
+    torch = _torch(answer)
+    return f"torch=={torch}" if torch else "no-torch"
+
+
+def _torch(answer: Resolved) -> str | None:
+    """The public version of the torch that it was proven with; of several pins with markers that of this target."""
+    pin = answer.pins.get("torch")
+    return Version(pin.version).public if pin is not None and pin.version is not None else None
 
 
 def _proofs(parts: Mapping[str, _OnPlatform]) -> Iterable[Proof]:
@@ -404,7 +420,7 @@ def _proofs(parts: Mapping[str, _OnPlatform]) -> Iterable[Proof]:
             yield Proof(
                 backend=overlay.backend,
                 platform=platform,
-                torch=overlay.torch_version,
+                torch=_torch(part.found[overlay.backend]),
                 source=source.index if source.equal else "default (stand-in)",
                 seconds=round(part.prover.seconds[overlay.backend], 2),
             )

@@ -15,15 +15,15 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from mlenv.catalogue import Channel
-from mlenv.errors import ProjectError
+from mlenv.errors import ProjectError, kept, raise_all
 from mlenv.foundation import ROOT_NAMES
+from mlenv.location import BACKEND
 from mlenv.requirement_lines import canonical
 from mlenv.requirements import named_lines
 
 NIGHTLY = "nightly-"
 """What the file name of a nightly overlay starts with: ``constraints/nightly-cu132.txt``."""
 
-_STEM = r"[a-z0-9][a-z0-9.]*"
 _PIN = r"\s*(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*===?\s*(?P<version>[A-Za-z0-9.!+_-]+)"
 _BUILD = r"(cpu|xpu|cu\d+|rocm\d+(?:\.\d+)*)(?![a-z0-9])"
 
@@ -58,12 +58,13 @@ class Overlay:
     def roots(self, extra_roots: Iterable[str] = ()) -> tuple[Requirement, ...]:
         """The exact pins of torch, torchvision, torchaudio, tensorflow, jax and of ``extra_roots``, in file order.
 
-        An extra root may carry extras (``jax[cuda13]``). Raises ProjectError where an extra root isn't pinned here.
+        Their names are canonical, however the file spells them. An extra root may carry extras (``jax[cuda13]``).
+        Raises ProjectError where an extra root isn't pinned here.
         """
         extras = dict(map(self._extra_root, extra_roots))
         pinned = (entry for entry in self.constraints if entry.pin is not None)
         found = (
-            _with_extras(entry.requirement, extras.get(entry.name, frozenset()))
+            _as_root(entry, extras.get(entry.name, frozenset()))
             for entry in pinned
             if entry.name in ROOT_NAMES or entry.name in extras
         )
@@ -114,14 +115,19 @@ def parse_overlay(root: Path, path: str) -> Overlay:
     backend = stem.removeprefix(NIGHTLY)
     lines = named_lines(root, path, what="an overlay")
     constraints = tuple(Constraint(requirement=entry.requirement, line=entry.line) for entry in lines)
+    wrong: list[ProjectError] = []
     for entry in constraints:
-        _require_label(entry, backend, path)
+        with kept(wrong):
+            _require_label(entry, backend, path)
     by_name: dict[str, list[Constraint]] = {}
     for entry in constraints:
         by_name.setdefault(entry.name, []).append(entry)
     for first, second in (pair for entries in by_name.values() for pair in combinations(entries, 2)):
-        _require_agreement(first, second, path)
-    _require_pinned_roots(constraints, path)
+        with kept(wrong):
+            _require_agreement(first, second, path)
+    with kept(wrong):
+        _require_pinned_roots(constraints, path)
+    raise_all(wrong)
     channel: Channel = "stable" if stem == backend else "nightly"
     return Overlay(backend=backend, path=path, constraints=constraints, channel=channel)
 
@@ -141,7 +147,9 @@ def load_overlays(root: Path, folder: str = "constraints") -> Mapping[str, Overl
     except OSError as error:
         raise ProjectError(f"can't be read: {error.strerror}", path=folder, hint="check its permissions") from error
     backends = [name.removesuffix(".txt") for name in names if name.endswith(".txt")]
-    return {name: parse_overlay(root, f"{folder}/{name}.txt") for name in sorted(backends) if re.fullmatch(_STEM, name)}
+    return {
+        name: parse_overlay(root, f"{folder}/{name}.txt") for name in sorted(backends) if re.fullmatch(BACKEND, name)
+    }
 
 
 def contradictions(overlays: Iterable[Overlay], *, shared: Callable[[str], bool]) -> tuple[str, ...]:
@@ -233,10 +241,9 @@ def _only(requirement: Requirement) -> Specifier | None:
     return next(iter(requirement.specifier)) if len(requirement.specifier) == 1 else None
 
 
-def _with_extras(requirement: Requirement, extras: frozenset[str]) -> Requirement:
-    if not extras:
-        return requirement
-    copy = Requirement(str(requirement))
+def _as_root(entry: Constraint, extras: frozenset[str]) -> Requirement:
+    copy = Requirement(str(entry.requirement))
+    copy.name = entry.name
     copy.extras = set(extras)
     return copy
 

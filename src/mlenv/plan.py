@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlenv import wheelless
 from mlenv.errors import FindingError, IntegrityError, NoWheelError
 from mlenv.lockfile import Pin
 from mlenv.resolution import Resolved
@@ -82,7 +83,7 @@ def require_wheel(name: str, version: str, table: Mapping[str, Any], *, built: C
         return
     raise NoWheelError(
         f"{name} {version} has no wheel for the target platform and Python, only a source distribution",
-        hint=f'if you trust it, name it: [tool.mlenv] build = ["{name}"]; or require a release that has a wheel',
+        hint=wheelless.hint(name),
     )
 
 

@@ -133,8 +133,16 @@ def asked_of_foundation(project: Project) -> list[str]:
 
 def _resolve_recorded(project: Project, uv: Uv, question: Question, record: Record, *, platform: str) -> Resolved:
     """From the recorded source, at the recorded versions: there is no choice where a record exists."""
+    index = record.sources[platform]
+    if index != resolution.DEFAULT_SOURCE and index not in project.indexes.named:
+        raise ProjectError(
+            f"the record's files come from the index {index!r}, which uv.toml does not have",
+            path=record.path,
+            hint=f'add it to uv.toml: [[index]] name = "{index}", url = ..., explicit = true; or record anew: '
+            f"{record.again}",
+        )
     held = tuple(Pin(name=p.name, version=p.version) for p in record.on(platform).values())
-    asked = replace(question, pins=held, source=Source(index=record.sources[platform]))
+    asked = replace(question, pins=held, source=Source(index=index))
     try:
         resolved = solve.resolve_backend(project, uv, project.overlay(record.backend), asked, platform=platform)
     except ResolutionError as error:

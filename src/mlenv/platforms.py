@@ -24,6 +24,14 @@ KNOWN: Mapping[str, Platform] = {
 }
 
 
+def adding(platform: str, *, to: Collection[str]) -> str:
+    """How a lock for the platforms ``to`` is made for one more, for a hint."""
+    if platform not in KNOWN:
+        return f"mlenv makes locks for {', '.join(KNOWN)}"
+    written = ", ".join(f'"{name}"' for name in KNOWN if name in to or name == platform)
+    return f"add it: [tool.mlenv] platforms = [{written}], then `mlenv lock`"
+
+
 def environment(platform: str, python: str) -> dict[str, str]:
     """PEP 508's variables of a target, independent of the machine that asks; ``python`` is ``3.11`` or ``3.11.4``."""
     known = KNOWN[platform]

@@ -19,7 +19,6 @@ A lock depends on the project's files alone, and so a plugin speaks of its own b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,11 +28,11 @@ from mlenv import catalogue_rows
 from mlenv.catalogue import Catalogue, Runs, brought, document, extended
 from mlenv.catalogue_rows import Rows, Where
 from mlenv.errors import MlenvError, ProjectError
+from mlenv.location import may_be_brought
 from mlenv.machine import Machine
 from mlenv.report import Finding
 
 GROUP = "mlenv.backends"
-_BY_RULE = r"cpu|cu\d+"
 
 
 class BackendPlugin(Protocol):
@@ -62,6 +61,16 @@ class Plugin:
         """The backends that it brings."""
         return tuple(row["name"] for row in self.rows.get("backend", ()))
 
+    @property
+    def project(self) -> str:
+        """The package's name without its version."""
+        return self.package.partition(" ")[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that it adds to the foundation, patterns among them."""
+        return (*self.exact, *self.patterns)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plugins:
@@ -75,20 +84,9 @@ class Plugins:
         for found in self.findings:
             raise ProjectError(found.message, hint=found.hint)
 
-    def of_backends(self, names: Iterable[str]) -> tuple[Plugin, ...]:
-        """Those that bring one of these backends."""
-        wanted = set(names)
-        return tuple(plugin for plugin in self.usable if wanted & set(plugin.backends))
-
-    def meaning(self, names: Iterable[str]) -> str:
-        """What they add to a lock on these backends, for a digest: names of the foundation, one plugin a line."""
-        told = ((p.name, sorted(p.exact), sorted(p.patterns)) for p in self.of_backends(names))
-        return "".join(f"plugin.{name} = {exact} {patterns}\n" for name, exact, patterns in told if exact or patterns)
-
-
-def may_bring(backend: str) -> bool:
-    """Whether a plugin can bring a backend of that name; the others are mlenv's, and need no look at plugins."""
-    return re.fullmatch(_BY_RULE, backend) is None
+    def broken(self, project: str) -> Finding | None:
+        """What is wrong with the plugin of that package, or None where it can be used or isn't there."""
+        return next((found for found in self.findings if found.package == project), None)
 
 
 def checked(name: str, package: str, named: object) -> Plugin:
@@ -119,7 +117,7 @@ def _refuse_foreign(rows: Rows, wrong: catalogue_rows.Wrong) -> None:
     own = {row["name"] for row in rows.get("backend", ())}
     hint = "name a backend of its own: acme132, rocm7.1"
     for name in sorted(own):
-        if not may_bring(name):
+        if not may_be_brought(name):
             raise wrong(("catalogue", "backend"), f"has {name}, a name that mlenv reads by rule", hint)
     for place, row in enumerate(rows.get("release", ())):
         for field_name in ("backends", "unconfirmed", "pypi"):

@@ -205,15 +205,13 @@ class Project:
         return ProjectError(f"{written(keys)} {message}", path=PROJECT_FILE, line=line, hint=hint)
 
     @cached_property
-    def plugin_names(self) -> tuple[tuple[str, ...], str]:
-        """(more names of the foundation, their meaning for a digest), by the plugins whose backends this lock is on."""
-        from mlenv.plugins import may_bring
+    def plugin_names(self) -> Mapping[tuple[str, str], tuple[str, ...]]:
+        """(backend of this lock, package that brings it) → the names that it adds to the foundation, where it does."""
+        from mlenv.location import may_be_brought
 
-        backends = [name for name in self.locked_overlays if may_bring(name)]
-        if not backends:
-            return (), ""
-        found = self.plugins.of_backends(backends)
-        return tuple(name for p in found for name in (*p.exact, *p.patterns)), self.plugins.meaning(backends)
+        backends = [name for name in self.locked_overlays if may_be_brought(name)]
+        found = self.plugins.usable if backends else ()
+        return {(name, p.project): p.names for p in found for name in backends if name in p.backends and p.names}
 
     @cached_property
     def names(self) -> FoundationNames:
@@ -224,7 +222,7 @@ class Project:
         roots = (root.partition("[")[0].strip() for root in chosen.roots)
         known = known_names()
         include = (*chosen.include, *self.settings.unsafe_packages, *roots)
-        patterns = (*known.patterns, *self.plugin_names[0])
+        patterns = (*known.patterns, *(name for names in self.plugin_names.values() for name in names))
         return replace(known, patterns=patterns, include=include, exclude=tuple(chosen.exclude))
 
     @cached_property

@@ -7,11 +7,12 @@ Knows files and how they include each other; what a line is, ``requirement_lines
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlenv.errors import ProjectError
+from mlenv.errors import ProjectError, kept, raise_all
 from mlenv.local_projects import DEPENDENCIES_ALONE, Chosen, LocalProject, find_local_project, stated_dependencies
 from mlenv.report import Finding
 from mlenv.requirement_lines import (
@@ -161,15 +162,24 @@ def named_lines(root: Path, path: str, *, what: str) -> tuple[Named, ...]:
 
     ``what`` names such a file in messages. Raises ProjectError with file and line.
     """
-    found = []
+    found: list[Named] = []
+    wrong: list[ProjectError] = []
     for line in logical_lines(require_text(root, inside(root, path))):
-        try:
+        with kept(wrong), _placed(path, line):
             entry = classify(line)
             if entry is not None:
                 found.append(require_named(entry, line, what=what))
-        except Refusal as refusal:
-            raise refusal.at(path, line.number) from None
+    raise_all(wrong)
     return tuple(found)
+
+
+@contextmanager
+def _placed(path: str, line: Line) -> Iterator[None]:
+    """A refusal of the line as ProjectError with file and line."""
+    try:
+        yield
+    except Refusal as refusal:
+        raise refusal.at(path, line.number) from None
 
 
 # --------------------------------------------------------------------------------------------------- files and includes
@@ -209,13 +219,13 @@ def _read_file(reading: _Reading, path: str, kind: Kind) -> RequirementsFile:
     if Path(path).name == _PROJECT_FILE:
         return _read_project(path, text, reading.chosen)
     entries: list[Entry] = []
+    wrong: list[ProjectError] = []
     for line in logical_lines(text):
-        try:
+        with kept(wrong), _placed(path, line):
             entry = classify(line)
             if entry is not None:
                 entries.append(_looked_up(reading.root, path, kind, line, entry))
-        except Refusal as refusal:
-            raise refusal.at(path, line.number) from None
+    raise_all(wrong)
     return RequirementsFile(path=path, kind=kind, entries=tuple(entries))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 from packaging.markers import Marker
 from packaging.requirements import Requirement
@@ -24,6 +25,9 @@ from mlenv.indexes import Index
 from mlenv.lockfile import Pin
 from mlenv.overlay import Overlay
 from mlenv.system.uv_messages import GENERATED_PROJECT
+
+if TYPE_CHECKING:
+    from mlenv.catalogue import Catalogue
 
 # What mlenv generates lies in a folder that no file of a project is in.
 OWN_FOLDER = ".mlenv-in"
@@ -160,16 +164,54 @@ def parents(pin: Pin) -> tuple[str, ...]:
     return tuple(via for via in pin.via if not via.startswith("-c "))
 
 
-def require_pinned_roots(overlay: Overlay, pins: Iterable[Pin], *, roots: Collection[str]) -> None:
-    """Raise ProjectError where the resolution holds a root that the overlay doesn't pin."""
+def require_pinned_roots(
+    overlay: Overlay,
+    pins: Iterable[Pin],
+    *,
+    roots: Collection[Requirement],
+    environment: Mapping[str, str],
+    catalogue: Catalogue,
+) -> None:
+    """Raise ProjectError where the resolution holds a root that no pin of the overlay is for on the target.
+
+    ``roots`` are the overlay's pins, ``environment`` has PEP 508's variables of the target.
+    """
+    names = {canonicalize_name(root.name) for root in roots}
+    pinned = {canonicalize_name(root.name) for root in roots if _holds(root.marker, environment)}
     for pin in pins:
-        if pin.name in ROOT_NAMES and pin.name not in roots:
-            brought = " and ".join(pin.via) or "the requirements"
-            raise ProjectError(
-                f"{pin.name} is needed ({brought}) and this overlay does not pin it",
-                path=overlay.path,
-                hint=f"add a line to {overlay.path}, such as {pin.name}=={pin.version}",
-            )
+        if pin.name in names.union(ROOT_NAMES) - pinned:
+            raise _unpinned(overlay, pin, catalogue)
+
+
+def _holds(marker: Marker | None, environment: Mapping[str, str]) -> bool:
+    return marker is None or marker.evaluate({**environment, "extra": ""})
+
+
+def _unpinned(overlay: Overlay, pin: Pin, catalogue: Catalogue) -> ProjectError:
+    brought = " and ".join(pin.via) or "the requirements"
+    lines = [entry for entry in overlay.constraints if entry.name == pin.name and entry.pin is not None]
+    if lines:
+        markers = " or ".join(str(entry.requirement.marker) for entry in lines)
+        what = f"this overlay pins it only where {markers}, which the lock's target is not"
+    else:
+        what = "this overlay does not pin it"
+    version = _built(overlay.backend, pin, catalogue)
+    if version is not None:
+        hint = f"add a line to {overlay.path}, such as {pin.name}=={version}"
+    else:
+        built = ", ".join(catalogue.builds(pin.name, pin.version or "") or ())
+        what += f": {pin.name} {pin.version} has no {overlay.backend} build, it has {built}"
+        hint = f'require no {pin.name}, or leave the backend out: [tool.mlenv] unproven = ["{overlay.backend}"]'
+    line = lines[0].line if lines else None
+    return ProjectError(f"{pin.name} is needed ({brought}) and {what}", path=overlay.path, line=line, hint=hint)
+
+
+def _built(backend: str, pin: Pin, catalogue: Catalogue) -> str | None:
+    """A version of that root which has a build of the backend, as far as the catalogue knows; None where none has."""
+    newest = catalogue.newest_release(backend)
+    if pin.name == "torch" and newest is not None and not catalogue.has_build(backend, pin.version or ""):
+        return newest.torch
+    return None if catalogue.lacks(backend, pin.name, pin.version or "") else pin.version
 
 
 def brought_beside_torch(foundation: Iterable[Pin]) -> dict[str, Pin]:

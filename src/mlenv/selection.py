@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlenv import platforms
 from mlenv.errors import NoBackendError, ProjectError, UsageError
+from mlenv.location import PROJECT_FILE
 from mlenv.project import Project
 
 if TYPE_CHECKING:
@@ -90,27 +92,31 @@ def select(
     return replace(chosen, reasons=(f"the setting says so: {said_by}",)) if from_settings else chosen
 
 
-def for_fleet(project: Project, machines: Mapping[str, Machine]) -> tuple[str, ...]:
-    """The backends that these machines get (by the file that describes each), in the order of the overlays.
+def for_fleet(project: Project, machines: Mapping[str, Machine]) -> Mapping[str, str]:
+    """The backend that each machine (by the file that describes it) gets: one that the lock is proven on.
 
-    Raises ProjectError for a platform that the lock isn't made for, NoBackendError where nothing fits one of them.
+    Raises ProjectError for a platform or a backend that the lock isn't made for, NoBackendError where nothing fits.
     """
-    chosen: set[str] = set()
-    for path, machine in machines.items():
-        platforms = project.settings.platforms
-        if machine.platform not in platforms:
-            written = ", ".join(f'"{name}"' for name in (*platforms, machine.platform))
-            raise ProjectError(
-                f"is {machine.platform}, and the lock is made for {', '.join(platforms)}",
-                path=path,
-                hint=f"add it: [tool.mlenv] platforms = [{written}]",
-            )
-        fleet = replace(project, environ={})  # a laptop's or a CI's own variables say nothing of it
-        try:
-            chosen.add(select(fleet, machine, backend=None, flag=None, force=False).backend)
-        except NoBackendError as error:
-            raise NoBackendError(error.message, path=path, hint=error.hint) from error
-    return tuple(name for name in project.overlays if name in chosen)
+    settings = project.settings
+    said_here = settings.origins.get("backend", "").startswith(PROJECT_FILE)
+    own = replace(settings, backend=settings.backend if said_here else None)
+    fleet = replace(project, environ={}, settings=own)  # what a laptop or a CI says of itself counts for nothing there
+    return {path: _covered(fleet, path, machine) for path, machine in machines.items()}
+
+
+def _covered(project: Project, path: str, machine: Machine) -> str:
+    there = project.settings.platforms
+    if machine.platform not in there:
+        message = f"is {machine.platform}, and the lock is made for {', '.join(there)}"
+        raise ProjectError(message, path=path, hint=platforms.adding(machine.platform, to=there))
+    try:
+        backend = select(project, machine, backend=None, flag=None, force=False).backend
+    except NoBackendError as error:
+        raise NoBackendError(error.message, path=path, hint=error.hint) from error
+    if backend in project.settings.unproven:
+        message = f"gets {backend}, which [tool.mlenv] unproven leaves out of the proof"
+        raise ProjectError(message, path=path, hint=f"take {backend} out of unproven, then `mlenv lock`")
+    return backend
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,7 +181,7 @@ class Session:
         if finding.why:
             self._say(f"    why: {finding.why}")
         if finding.hint:
-            self._say(f"    hint: {self._hinted(finding.hint)}")
+            self._say(f"    hint: {_indented(self._hinted(finding.hint), by=10)}")
 
     @staticmethod
     def _styled(state: str) -> str:
@@ -218,7 +218,7 @@ class Session:
         where = f"{error.where}: " if error.where else ""
         self._say(f"{click.style('error:', fg='red', bold=True)} {where}{message}", err=True)
         if hint:
-            self._say(f"{click.style('hint:', fg='cyan')} {hint}", err=True)
+            self._say(f"{click.style('hint:', fg='cyan')} {_indented(hint, by=6)}", err=True)
         if self.verbose and (detail := _detail(error)):
             self._say(f"\nuv said:\n{mask(detail)}", err=True)
         if self.verbose > 1:
@@ -252,6 +252,11 @@ class Session:
             sys.stderr.buffer.flush()
         except OSError:  # a reader that left must not end the installation
             silence(sys.stderr)
+
+
+def _indented(text: str, *, by: int) -> str:
+    """Several lines, one below the other."""
+    return text.replace("\n", "\n" + " " * by)
 
 
 def silence(stream: TextIO) -> None:

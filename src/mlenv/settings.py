@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlenv import __version__, platforms
 from mlenv.errors import FaultError, MlenvError, ProjectError, UsageError, did_you_mean
+from mlenv.location import BACKEND
 from mlenv.report import Finding
 from mlenv.textfile import read_text
 
@@ -42,7 +43,6 @@ _PROVEN = "proven"  # what the list ``backends`` is called where there is a tabl
 _PROJECT_ONLY = "this setting comes from the project's files and the command line alone"
 
 # Patterns are texts: each is compiled when it is first used, as compiling all would cost every start.
-_BACKEND = r"[a-z0-9][a-z0-9.]*"
 _PYTHON = r"3\.\d{1,3}(\.\d{1,3})?"
 _NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
 _ROOT = rf"{_NAME}\s*(\[[A-Za-z0-9._,\s-]*\])?"
@@ -559,13 +559,13 @@ def _environment(place: _Place, value: object) -> str:
 
 def _backend(place: _Place, value: object) -> str:
     text = _text(place, value)
-    if not re.fullmatch(_BACKEND, text):
+    if not re.fullmatch(BACKEND, text):
         hint = did_you_mean(text.lower(), ("cpu", "cu126", "cu128", "cu130", "cu132"), otherwise="such as cpu or cu130")
         raise place.wrong(f"is {text!r}, which is no backend", hint=hint)
     return text
 
 
-_backends = _each(_BACKEND, "backend", "backends are lower-case words such as cpu or cu130")
+_backends = _each(BACKEND, "backend", "backends are lower-case words such as cpu or cu130")
 
 
 def _table(place: _Place, value: object, known: Iterable[str] | None) -> dict[str, object]:

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mlenv import indexes as index_module
-from mlenv import lockfile, resolution
+from mlenv import lockfile, platforms, resolution
 from mlenv.errors import ConflictError, MlenvError, PackageIndexError, ProjectError, ResolutionError, UnreachableError
 from mlenv.local_projects import LocalProject
 from mlenv.lockfile import Pin
@@ -132,16 +132,20 @@ def resolve_backend(project: Project, uv: Uv, overlay: Overlay, question: Questi
         if question.source is not None
         else sources_of(project, overlay, platform=platform, stand_in=question.stand_in)
     )
-    first_error: MlenvError | None = None
+    first_error, first_source = None, Source()
     notes: list[str] = []
     for position, source in enumerate(order):
         following = order[position + 1] if position + 1 < len(order) else None
+        if not source.equal:
+            _require_known_builds(project, overlay)
         host = _host(project, source)
         try:
             if following is not None and host is not None and not _answers(host, question, uv):
                 raise UnreachableError(f"{host} can't be reached")
             ask = _resolve_impatiently if following is not None and source.named else _resolve_from
-            return replace(ask(project, uv, overlay, question, source), notes=tuple(notes))
+            answer = replace(ask(project, uv, overlay, question, source), notes=tuple(notes))
+            _require_pinned_roots(project, overlay, question, answer, platform=platform)
+            return answer
         except (PackageIndexError, ResolutionError) as error:
             if not _source_failed(error, overlay, _url(project, source)):
                 if first_error is None or source.equal:
@@ -151,12 +155,41 @@ def resolve_backend(project: Project, uv: Uv, overlay: Overlay, question: Questi
                 question.unreachable.add(host)
             elif not question.fall_back:
                 raise
-            first_error = first_error or error
+            if first_error is None:
+                first_error, first_source = error, source
             if following is not None:
                 notes.append(_fallback_note(overlay, source, following, error))
     assert first_error is not None
-    told = _with_source_hint(first_error, overlay)
+    told = _with_source_hint(first_error, overlay, first_source)
     raise told from (None if told is first_error else first_error)
+
+
+def _require_known_builds(project: Project, overlay: Overlay) -> None:
+    """Raise ProjectError where the metadata of another build would stand in for one that was never made."""
+    for entry in overlay.constraints:
+        if entry.pin is None or not project.catalogue.lacks(overlay.backend, entry.name, entry.pin):
+            continue
+        built = ", ".join(project.catalogue.builds(entry.name, entry.pin) or ())
+        newest = project.catalogue.newest_release(overlay.backend) if entry.name == "torch" else None
+        raise ProjectError(
+            f"{entry.name} {entry.pin.partition('+')[0]} has no {overlay.backend} build, it has {built}",
+            path=overlay.path,
+            line=entry.line,
+            hint=f"write torch=={newest.torch} there" if newest is not None else "take the line out",
+        )
+
+
+def _require_pinned_roots(
+    project: Project, overlay: Overlay, question: Question, answer: Resolved, *, platform: str
+) -> None:
+    asked = overlay.roots(project.settings.foundation.roots) if question.roots is None else question.roots
+    resolution.require_pinned_roots(
+        overlay,
+        answer.pins.values(),
+        roots=asked,
+        environment=platforms.environment(question.platform or platform, question.python),
+        catalogue=project.catalogue,
+    )
 
 
 def _of_stand_in(error: MlenvError, first: MlenvError) -> MlenvError:
@@ -234,7 +267,7 @@ def _fallback_note(overlay: Overlay, source: Source, following: Source, error: M
     return f"{overlay.backend}: {found}, as {source.index} can't serve it: {reason}"
 
 
-def _with_source_hint(error: MlenvError, overlay: Overlay) -> MlenvError:
+def _with_source_hint(error: MlenvError, overlay: Overlay, source: Source) -> MlenvError:
     if error.hint is not None and "without --offline" in error.hint:
         return error  # whatever is missing, the network is what brings it
     if "has no wheels with a matching" in error.message:
@@ -247,9 +280,11 @@ def _with_source_hint(error: MlenvError, overlay: Overlay) -> MlenvError:
         )
     if overlay.backend == "cpu":
         hint = "the default index has no CPU build for Linux; a CUDA backend also runs without a GPU: try --cuda13"
-    else:
-        name = f"PYTORCH_{overlay.backend.upper()}"
+    elif source.named:
+        name = index_module.normalised(source.index)
         hint = f"check the index in uv.toml, or name a mirror: MLENV_INDEX_URL_{name}=<URL>"
+    else:
+        hint = "check the default index (UV_DEFAULT_INDEX), or name a mirror: MLENV_INDEX_URL_DEFAULT=<URL>"
     return PackageIndexError(f"the foundation of {overlay.backend} can't be had: {error.message}", hint=hint)
 
 
@@ -257,7 +292,6 @@ def _resolve_from(project: Project, uv: Uv, overlay: Overlay, question: Question
     task, pins = _compiled(project, uv, overlay, question, source)
     asked = overlay.roots(project.settings.foundation.roots) if question.roots is None else question.roots
     roots = {canonicalize_name(root.name) for root in asked}
-    resolution.require_pinned_roots(overlay, pins, roots=roots)
     return _resolved(project, uv, overlay, source, task, pins, roots=roots, with_files=question.with_files)
 
 

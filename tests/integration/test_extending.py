@@ -126,6 +126,28 @@ def test_a_package_brings_a_backend_that_is_locked_chosen_and_built(world: World
     assert world.installed["torch"] == "2.14.1+cu132"
 
 
+def test_a_lock_made_with_a_package_is_refused_without_it_and_names_it(world: World) -> None:
+    env = _plugin(world)
+    done = world.run("lock")
+    assert done.code == 0, done
+    told = world.json("lock", "--check", env=env, code=1)
+    assert [finding["message"] for finding in told["findings"]] == [
+        "mlenv-acme brings acme132 and is new since the lock was made"
+    ]
+    world.run("lock", env=env)
+    assert world.run("lock", "--check", env=env).code == 0
+    lock = (world.root / "requirements.txt").read_text()
+    for words, code in ((("lock", "--check"), 1), (("lock",), 3), (("sync", "--cpu"), 1)):
+        done = world.run(*words)
+        assert done.code == code, done
+        assert "acme132 is brought by mlenv-acme, which isn't installed here" in done.out + done.err
+    assert (world.root / "requirements.txt").read_text() == lock
+    line = next(line for line in lock.splitlines(keepends=True) if line.startswith("# mlenv plugin: "))
+    (world.root / "requirements.txt").write_text(lock.replace(line, ""))  # as the hint says
+    assert world.run("lock").code == 0
+    assert world.run("lock", "--check").code == 0
+
+
 def test_init_writes_the_index_of_a_package(world: World) -> None:
     world.json("init", "--backend", "acme132", env={"PYTHONPATH": str(EXAMPLE)})
     assert "https://wheels.acme.example/simple" in (world.root / "uv.toml").read_text()
@@ -160,19 +182,32 @@ def test_a_broken_package_is_a_finding_of_detect_and_an_error_elsewhere(
 # ---- machines from files
 
 
-def test_a_lock_is_proven_on_what_described_machines_get(world: World) -> None:
+def test_a_lock_for_described_machines_is_the_lock_and_serves_them(world: World) -> None:
     gpu = _described(world)
     none = _described(world, "laptop.json", gpus=[], driver=None, cuda=None)
-    assert [p["backend"] for p in world.json("lock", "--dry-run", "--machine", gpu)["proven"]] == ["cu130"]
-    both = world.json("lock", "--dry-run", "--machine", gpu, "--machine", none)
-    assert [p["backend"] for p in both["proven"]] == ["cpu", "cu130"]
+    before = (world.root / "requirements.txt").read_text()
+    done = world.run("lock", "--machine", gpu, "--machine", none)
+    assert done.code == 0, done
+    assert "node.json gets cu130" in done.err
+    assert "laptop.json gets cpu" in done.err
+    assert (world.root / "requirements.txt").read_text() == before
+    assert world.run("lock", "--check", "--machine", gpu).code == 0
+    world.configure('backends = ["cpu", "cu130"]\nunproven = ["cu130"]\n')
+    done = world.run("lock", "--machine", gpu)
+    assert done.code == 3
+    assert "node.json: gets cu130, which [tool.mlenv] unproven leaves out" in done.err
 
 
 def test_a_machine_that_the_lock_is_not_made_for_is_refused(world: World) -> None:
+    world.configure('platforms = ["linux-x86_64", "macos-arm64"]\n')
     done = world.run("lock", "--machine", _described(world, arch="aarch64"))
     assert done.code == 3
-    assert "node.json: is linux-aarch64, and the lock is made for linux-x86_64" in done.err
-    assert 'platforms = ["linux-x86_64", "linux-aarch64"]' in done.err
+    assert "node.json: is linux-aarch64, and the lock is made for linux-x86_64, macos-arm64" in done.err
+    assert 'platforms = ["linux-x86_64", "linux-aarch64", "macos-arm64"]' in done.err
+    assert (
+        "hint: mlenv makes locks for"
+        in world.run("lock", "--machine", _described(world, os="macos", arch="x86_64")).err
+    )
 
 
 def test_a_machine_that_nothing_fits_is_named(world: World) -> None:
@@ -182,15 +217,20 @@ def test_a_machine_that_nothing_fits_is_named(world: World) -> None:
     assert "node.json: none of this project's backends runs on this machine's GPUs" in done.err
 
 
-def test_machine_and_backend_contradict(world: World) -> None:
-    assert world.run("lock", "--machine", _described(world), "--backend", "cpu").code == 2
-
-
 def test_a_dry_run_is_for_the_described_machine(world: World) -> None:
     world.sync("--backend", "cu130")  # what stands here counts for nothing there
     told = world.json("sync", "--dry-run", "--machine", _described(world))
     assert (told["action"], told["backend"]) == ("build", "cu130")
     assert told["packages"]["foundation"]["torch"] == "2.14.1+cu130"
+
+
+def test_a_dry_run_for_another_machine_needs_no_python_of_the_target(world: World) -> None:
+    world.configure('python = "3.10"\n')  # wherever this runs: the catalogue has it, this machine need not
+    assert world.run("lock").code == 0
+    nowhere = {"UV_PYTHON_SEARCH_PATH": "", "PATH": "/nowhere"}
+    for more in ((), ("--python", "3.10")):
+        told = world.json("sync", "--dry-run", "--machine", _described(world), *more, env=nowhere)
+        assert told["packages"]["foundation"]["torch"] == "2.14.1+cu130"
 
 
 def test_nothing_is_built_for_another_machine(world: World) -> None:

@@ -128,6 +128,15 @@ def test_where_a_record_exists_there_is_no_other_source(world: World) -> None:
     assert "from the pytorch-cu130 index" in world.sync("--cuda13")
 
 
+def test_a_record_from_an_index_that_is_not_there_is_refused(world: World) -> None:
+    assert world.run("foundation", "record", "--backend", "cu130").code == 0
+    record = world.root / "constraints/pylock.cu130.toml"
+    record.write_text(record.read_text().replace('linux-x86_64 = "pytorch-cu130"', 'linux-x86_64 = "gone"'))
+    done = world.run("sync", "--cuda13")
+    assert done.code == 3, done
+    assert "constraints/pylock.cu130.toml: the record's files come from the index 'gone'" in done.err
+
+
 def test_a_mirror_on_this_machine_serves_the_recorded_files(world: World) -> None:
     assert world.run("foundation", "record", "--backend", "cu130").code == 0
     world.publish(*world.foundations["cu130"].family, index="mirror")
@@ -250,17 +259,17 @@ def test_what_can_not_be_compared_is_wrong_usage(world: World) -> None:
 def test_an_overlay_moves_to_the_newest_and_keeps_its_comments(world: World) -> None:
     world.publish(*fake_foundation("cu130", torch="2.15.0").family, index="pytorch-cu130")
     overlay = world.root / "constraints/cu130.txt"
-    overlay.write_text("# ours\ntorch==2.14.1+cu130  # the one\n\ntorchvision==0.29.1\nnumpy<3 # why\n")
+    overlay.write_text("# ours\nTorch==2.14.1+cu130  # the one\n\ntorchvision==0.29.1\nnumpy<3 # why\n")
     world.lock()
     shown = world.run("foundation", "upgrade", "--backend", "cu130", "--dry-run")
     assert "would be moved" in shown.out
-    assert "torch==2.14.1+cu130" in overlay.read_text()
+    assert "Torch==2.14.1+cu130" in overlay.read_text()
     done = world.run("foundation", "upgrade", "--backend", "cu130")
     assert done.code == 0, done
     assert "↑ torch 2.14.1 → 2.15.0" in done.out
     assert "next: `mlenv lock`" in done.out
     newer = fake_foundation("cu130", torch="2.15.0").family[1].version.partition("+")[0]
-    expected = f"# ours\ntorch==2.15.0+cu130  # the one\n\ntorchvision=={newer}\nnumpy<3 # why\n"
+    expected = f"# ours\nTorch==2.15.0+cu130  # the one\n\ntorchvision=={newer}\nnumpy<3 # why\n"
     assert overlay.read_text() == expected
     again = world.run("foundation", "upgrade", "--backend", "cu130")
     assert "constraints/cu130.txt is at the newest" in again.out

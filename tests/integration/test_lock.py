@@ -217,6 +217,16 @@ def test_a_stand_in_brings_no_collision_of_its_own(bench: MakeBench) -> None:
     assert made.parsed.excluded == ("nvidia-nccl-cu12", "torch", "torchaudio", "torchvision")
 
 
+def test_nothing_stands_in_for_a_build_that_was_never_made(bench: MakeBench) -> None:
+    """torchaudio's last release, 2.11.0, has no build for CUDA 13.2: whatever the default index has is another one."""
+    cu132 = fake_foundation("cu132")
+    made = bench("boost\n", Package("boost", "1.0"), foundations=(CPU, cu132))
+    made.publish(*fake_foundation("cu130", source="default").everything)
+    made.index.fail("pytorch-cu132", Dropped())
+    said = made.refused(3)
+    assert "constraints/cu132.txt:3: torchaudio 2.11.0 has no cu132 build, it has cpu, cu126, cu128, cu130" in said
+
+
 # --- one set of pins for every backend -------------------------------------------------------------------------------
 
 

@@ -110,7 +110,7 @@ def test_sync_on_a_platform_that_the_lock_is_not_for_names_the_change(world: Wor
     locked(world)
     done = world.run("sync", "--cpu")
     assert done.code == 3, done
-    assert 'platforms = ["windows-x86_64", "linux-x86_64"], then `mlenv lock`' in done.err
+    assert 'platforms = ["linux-x86_64", "windows-x86_64"], then `mlenv lock`' in done.err
 
 
 def test_a_missing_pin_of_one_platform_is_found_by_check(world: World) -> None:

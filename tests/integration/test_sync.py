@@ -318,6 +318,14 @@ def test_the_default_index_alone_is_enough_where_its_torch_is_that_build(world: 
     assert world.installed["torch"] == "2.14.1"
 
 
+def test_a_broken_default_index_is_not_called_pytorchs(world: World) -> None:
+    world.index.fail("pypi", Status(500), package="torch")
+    world.index.fail("pytorch-cu130", Status(404))
+    done = world.run("sync", "--cuda13", env={"UV_HTTP_RETRIES": "0"})
+    assert done.code == 6, done
+    assert "MLENV_INDEX_URL_DEFAULT=<URL>" in done.err
+
+
 SECRET = "s3cret-t0ken"
 
 

@@ -127,6 +127,7 @@ PROJECT, CACHE = _disk("/home/me/project"), _disk("/home/me/.cache/uv")
         (LINUX, _disk("/p", gb=5), CACHE, None, ["disk-full"]),
         (LINUX, PROJECT, _disk("/c", gb=2), None, ["disk-full"]),
         (LINUX, PROJECT, _disk("/c", writable=False), None, ["cache-not-writable"]),
+        (LINUX, PROJECT, _disk("/c", mount="/c", gb=0, writable=False), None, ["cache-not-writable"]),  # and no more
         (LINUX, _disk("/p", writable=False), CACHE, None, ["disk-read-only"]),
         (LINUX, _disk("/n", kind="nfs4"), CACHE, None, ["disk-network"]),
         (LINUX, PROJECT, _disk("/n", kind="cifs"), None, ["disk-network"]),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Iterator
 from enum import unique
 from pathlib import Path
 
+import click
 import pytest
 
-from mlenv import errors
+from mlenv import cli, errors
 from mlenv.errors import ExitCode, MlenvError
 
 CONTRACT = {
@@ -69,3 +72,19 @@ def test_numbers_are_written_in_one_module_only() -> None:
 )
 def test_an_error_says_where(path: Path | str | None, line: int | None, shown: str) -> None:
     assert str(MlenvError("wrong", path=path, line=line)) == shown
+
+
+def _options(command: click.Command) -> Iterator[click.Parameter]:
+    yield from command.params
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        yield from _options(below)
+
+
+@pytest.mark.parametrize(("name", "told"), [("CU130", "did you mean cu130?"), ("", "such as cpu or cu130")])
+def test_a_word_that_can_be_no_backend_is_wrong_usage(name: str, told: str) -> None:
+    options = [option for option in _options(cli.cli) if "--backend" in option.opts and option.metavar == "B"]
+    assert len(options) > 5
+    for option in options:
+        with pytest.raises(click.BadParameter, match=re.escape(told)):
+            option.type.convert(name, option, None)
+        assert option.type.convert("rocm7.1", option, None) == "rocm7.1"

@@ -100,6 +100,13 @@ def test_what_it_does_not_know_is_no_yes(root: Path, settings: str) -> None:
     assert freshness.unchanged(root, {}) is None
 
 
+def test_a_backend_that_a_plugin_may_bring_is_no_yes(root: Path) -> None:
+    (root / "constraints/rocm7.1.txt").write_text("torch==2.15.0\n")
+    stamp(root)
+    assert "# mlenv files" not in (root / "requirements.txt").read_text()
+    assert freshness.unchanged(root, {}) is None
+
+
 def test_settings_that_are_no_toml_are_no_yes(root: Path) -> None:
     (root / "pyproject.toml").write_text("[not toml")
     assert freshness.unchanged(root, {}) is None

@@ -45,7 +45,7 @@ def test_an_overlay_keeps_each_constraint_with_its_line(tmp_path: Path) -> None:
 
 def test_roots_are_the_pins_of_the_torch_family_tensorflow_and_jax(tmp_path: Path) -> None:
     found = overlay(tmp_path, "JAX==0.12\nfoo==1\nTorch==2.9\ntensorflow==2.21\ntriton==3\n")
-    assert [str(root) for root in found.roots()] == ["JAX==0.12", "Torch==2.9", "tensorflow==2.21"]
+    assert [str(root) for root in found.roots()] == ["jax==0.12", "torch==2.9", "tensorflow==2.21"]
 
 
 def test_every_other_line_only_constrains(tmp_path: Path) -> None:
@@ -246,3 +246,10 @@ def test_an_overlay_linked_from_outside_the_project_is_an_error(tmp_path: Path) 
     (tmp_path / "project/constraints/cpu.txt").symlink_to("../../cpu.txt")
     with pytest.raises(ProjectError, match="outside the project"):
         load_overlays(tmp_path / "project")
+
+
+def test_every_broken_line_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError) as caught:
+        overlay(tmp_path, "torch==2.9+cu126\ntorchvision>=1\nnumpy==1\nnumpy==2\n")
+    places = [line.partition(": ")[0] for line in str(caught.value).splitlines()]
+    assert places == [f"constraints/cu130.txt:{number}" for number in (1, 4, 2)]

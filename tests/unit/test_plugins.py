@@ -12,8 +12,9 @@ import pytest
 from mlenv.backend import Automatic, Choice, choose
 from mlenv.catalogue import Catalogue, load
 from mlenv.errors import NoBackendError, ProjectError
+from mlenv.location import may_be_brought
 from mlenv.machine import Gpu, Machine
-from mlenv.plugins import Plugin, Plugins, checked, may_bring, with_facts, with_rows, without_rivals
+from mlenv.plugins import Plugin, Plugins, checked, with_facts, with_rows, without_rivals
 
 EXAMPLE = Path(__file__).parents[1] / "plugins" / "example"
 OWN: dict[str, Any] = {"backend": [{"name": "own1"}]}
@@ -107,16 +108,9 @@ def test_a_file_for_another_machine_carries_the_facts(acme: Plugin, tmp_path: Pa
     assert from_json(seen.as_json()) == seen
 
 
-def test_names_count_where_one_of_its_backends_is_declared(acme: Plugin) -> None:
-    plugins = Plugins(usable=(acme,))
-    assert plugins.of_backends(["cpu", "rocm7.1"]) == (acme,)
-    assert plugins.meaning(["cpu", "cu132"]) == ""
-    assert "acme-kernels" in plugins.meaning(["acme132"])
-
-
 @pytest.mark.parametrize(("name", "may"), [("cpu", False), ("cu132", False), ("rocm7.1", True), ("acme132", True)])
 def test_names_that_mlenv_reads_by_rule_are_nobodys(name: str, may: bool) -> None:
-    assert may_bring(name) is may
+    assert may_be_brought(name) is may
 
 
 @pytest.mark.parametrize(

@@ -869,3 +869,12 @@ def test_lines_for_overlays_are_names_and_versions_only(tmp_path: Path) -> None:
     write(tmp_path, "pins.txt", "foo==1\n-c more.txt\n")
     with pytest.raises(ProjectError, match=r"pins\.txt:2: an overlay holds names and versions only"):
         named_lines(tmp_path, "pins.txt", what="an overlay")
+
+
+def test_every_broken_line_of_a_file_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "requirements.in").write_text("<<<<<<< ours\na\n=======\nb==\n>>>>>>> theirs\n-r none.in\n")
+    with pytest.raises(ProjectError) as caught:
+        parse(tmp_path, "requirements.in")
+    places = [line.partition(": ")[0] for line in str(caught.value).splitlines()]
+    assert places == [f"requirements.in:{number}" for number in (1, 3, 4, 5, 6)]
+    assert len((caught.value.hint or "").splitlines()) == 3  # that of the conflict markers once

@@ -7,7 +7,8 @@ import pytest
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 
-from mlenv import resolution
+from mlenv import platforms, resolution
+from mlenv.catalogue import load
 from mlenv.errors import ProjectError
 from mlenv.foundation import FoundationNames
 from mlenv.indexes import Index
@@ -64,8 +65,43 @@ def test_a_foundation_name_that_the_application_brings_is_foundation() -> None:
 def test_a_root_that_the_overlay_does_not_pin_is_refused_with_who_brings_it(tmp_path: Path) -> None:
     chosen = overlay(tmp_path, "torch==2.14.1\n")
     with pytest.raises(ProjectError, match="torchaudio is needed \\(speech\\)") as caught:
-        resolution.require_pinned_roots(chosen, [pin("torchaudio", "speech", version="2.11.0")], roots=("torch",))
+        require(chosen, pin("torchaudio", "speech", version="2.11.0"))
     assert (caught.value.path, "torchaudio==2.11.0" in (caught.value.hint or "")) == ("constraints/cu130.txt", True)
+
+
+def require(chosen: Overlay, *pins: Pin) -> None:
+    target = platforms.environment("linux-x86_64", "3.11")
+    resolution.require_pinned_roots(chosen, pins, roots=chosen.roots(), environment=target, catalogue=load())
+
+
+def test_a_root_pinned_for_other_targets_alone_is_not_pinned(tmp_path: Path) -> None:
+    lines = 'torch==2.13.0; python_version < "3.0"\n'
+    with pytest.raises(ProjectError, match=r'pins it only where python_version < "3\.0"') as caught:
+        require(overlay(tmp_path, lines), pin("torch", "a", version="2.14.1"))
+    assert caught.value.line == 1
+    require(overlay(tmp_path, lines + 'torch==2.14.1; python_version >= "3.0"\n'), pin("torch", "a", version="2.14.1"))
+
+
+@pytest.mark.parametrize(
+    ("backend", "root", "hint"),
+    [
+        (
+            "cu132",
+            "torchaudio==2.11.0",
+            'require no torchaudio, or leave the backend out: [tool.mlenv] unproven = ["cu132"]',
+        ),
+        ("cu130", "torch==2.15.0", "add a line to constraints/cu130.txt, such as torch==2.14.1"),  # unconfirmed
+        ("cu126", "torch==2.15.0", "add a line to constraints/cu126.txt, such as torch==2.14.1"),
+    ],
+)
+def test_a_hint_names_builds_that_exist(tmp_path: Path, backend: str, root: str, hint: str) -> None:
+    name, _, version = root.partition("==")
+    with pytest.raises(ProjectError) as caught:
+        require(overlay(tmp_path, "numpy<3\n", backend=backend), pin(name, "a", version=version))
+    assert caught.value.hint == hint
+    if name == "torchaudio":
+        assert "torchaudio 2.11.0 has no cu132 build, it has " in caught.value.message
+        assert "cu130" in caught.value.message
 
 
 def test_a_chain_leads_from_the_requirements_down() -> None:

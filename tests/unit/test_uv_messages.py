@@ -555,7 +555,7 @@ SNAPSHOTS = (
             "hostile==1.0 has no wheel and does not say statically what it requires: its build code would have "
             "to run at lock time"
         ),
-        hint=('if you trust it, name it: [tool.mlenv] build = ["hostile"]; or require a release that has wheels'),
+        hint=('if you trust it, name it: [tool.mlenv] build = ["hostile"]; or require a release that has a wheel'),
     ),
     Snapshot(
         name="bad option",

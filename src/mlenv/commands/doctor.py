@@ -92,7 +92,7 @@ def doctor(patient: Patient) -> Outcome:
     asked = _ask(patient)
     try:
         areas = list(_examined(_checks(patient)))
-        areas.append(_indexes(patient, asked))
+        areas.append(_indexes(patient, asked, areas))
     except BaseException:
         if isinstance(asked, Asked):
             sources.abandon(asked)
@@ -293,7 +293,10 @@ def _ask(patient: Patient) -> Asked | Area:
         return _failed("indexes", error)
 
 
-def _indexes(patient: Patient, asked: Asked | Area) -> Area:
+def _indexes(patient: Patient, asked: Asked | Area, before: list[Area]) -> Area:
     if isinstance(asked, Area):
         return asked
+    if any(found.kind == disks.CACHE_NOT_WRITABLE for area in before for found in area.findings):
+        sources.abandon(asked)
+        return Area(name="indexes", seen="not looked at: uv's cache comes first", skipped=True)
     return _guarded("indexes", lambda: sources.finish(asked, needed=patient.backend))

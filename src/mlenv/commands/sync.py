@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlenv import build, drift, gate, locking, nightly, plan, planning
+from mlenv import build, drift, gate, locking, nightly, plan, planning, platforms
 from mlenv.build import Clock, Verify, Wanted
 from mlenv.errors import FindingError, PackageIndexError, ProjectError
 from mlenv.locking import Wish
@@ -176,13 +176,13 @@ def _look(project: Project, uv: Uv, machine: Machine, request: Request) -> _Stat
         raise ProjectError(
             f"the lock is made for {', '.join(header.platforms)}, this machine is {machine.platform}",
             path=project.settings.lock,
-            hint=f'add it: [tool.mlenv] platforms = ["{header.platforms[0]}", "{machine.platform}"], then `mlenv lock`',
+            hint=platforms.adding(machine.platform, to=header.platforms),
         )
     python = request.python or header.python
     _require_python(python, header.python, project.settings.lock)
     wanted = Wanted(
         backend=request.backend,
-        interpreter=uv_module.find_python(uv, python),
+        interpreter=_interpreter(uv, request, python),
         extras=request.extras,
         verify=request.verify,
         layout=project.settings.layout,
@@ -203,20 +203,31 @@ def _look(project: Project, uv: Uv, machine: Machine, request: Request) -> _Stat
     )
 
 
+def _interpreter(uv: Uv, request: Request, python: str) -> Path:
+    """The Python that an environment is made with; to plan for another machine whatever runs here will do."""
+    if request.described and _is_version(python):
+        return uv_module.base_interpreter()
+    return uv_module.find_python(uv, python)
+
+
 def _trusted(found: Generation, request: Request) -> bool:
     """What was built with ``--verify none`` does for nobody who did not ask for it."""
     return request.verify is Verify.NONE or bool(found.manifest.get("verified", True))
 
 
+def _is_version(python: str) -> bool:
+    return all(part.isdigit() for part in python.split("."))
+
+
 def _require_python(asked: str, locked: str, name: str) -> None:
     numbers = asked.split(".")
-    if all(part.isdigit() for part in numbers) and numbers[:2] != locked.split(".")[: len(numbers[:2])]:
+    if _is_version(asked) and numbers[:2] != locked.split(".")[: len(numbers[:2])]:
         raise _wrong_python(f"Python {asked}", locked, name, asked=".".join(numbers[:2]))
 
 
 def _require_interpreter(uv: Uv, path: Path, locked: str, name: str, *, asked: str | None) -> None:
     """A path says nothing of its version: ask it."""
-    if asked is None or all(part.isdigit() for part in asked.split(".")):
+    if asked is None or _is_version(asked):
         return
     version = uv_module.python_version(uv, path)
     if version.split(".")[:2] != locked.split(".")[:2]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from mlenv.machine import Machine
 from mlenv.report import Area, Finding
 from mlenv.system.disks import Disk
+from mlenv.system.uv_messages import OTHER_CACHE
 
 GB = 10**9
 PROJECT_NEEDS = 6 * GB
@@ -21,12 +22,16 @@ _NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "sshfs", "fuse.sshfs", "afs"
 _SLOW_COPIES = "each build copies 5.7 GB (12 s) where links take 0.6 s, and the disk holds everything twice"
 
 
+CACHE_NOT_WRITABLE = "cache-not-writable"
+"""The finding that comes before everything that uv would do."""
+
+
 def judge(machine: Machine, project: Disk | None, cache: Disk, *, link_mode: str | None) -> Area:
     """The area: the project's disk (None outside a project) beside that of uv's cache.
 
     ``link_mode`` is uv's, where a variable or uv.toml sets one.
     """
-    findings = [*_cache(cache), *_copies(project, cache, link_mode)]
+    findings = [*_cache(cache), *_copies(project, cache, link_mode)] if cache.writable else [_unwritable(cache)]
     if project is not None:
         findings = [*_project(machine, project), *findings]
     shown = [f"cache {cache.path}{_kind(cache)}, {_room(cache)}"]
@@ -58,14 +63,16 @@ def _project(machine: Machine, disk: Disk) -> Iterator[Finding]:
         yield _full(disk, "the project's disk", PROJECT_NEEDS, hint="`du -sh .mlenv/gen/*` shows what old builds take")
 
 
+def _unwritable(disk: Disk) -> Finding:
+    return Finding(
+        kind=CACHE_NOT_WRITABLE,
+        message=f"uv's cache {disk.path} can't be written by this user",
+        why="uv stops at its first download",
+        hint=OTHER_CACHE,
+    )
+
+
 def _cache(disk: Disk) -> Iterator[Finding]:
-    if not disk.writable:
-        yield Finding(
-            kind="cache-not-writable",
-            message=f"uv's cache {disk.path} can't be written by this user",
-            why="uv stops at its first download",
-            hint="name another one: `export UV_CACHE_DIR=~/.cache/uv-own`",
-        )
     if disk.kind in _NETWORK:
         yield _on_network("uv's cache", disk)
     if disk.free < CACHE_NEEDS:

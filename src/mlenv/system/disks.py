@@ -44,7 +44,7 @@ def look(path: Path) -> Disk:
         mount=mount,
         kind=kind,
         free=shutil.disk_usage(there).free,
-        writable=os.access(there, os.W_OK | os.X_OK),
+        writable=there.is_dir() and os.access(there, os.W_OK | os.X_OK),
     )
 
 

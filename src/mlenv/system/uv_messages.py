@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlenv import wheelless
 from mlenv.errors import (
     ConflictError,
     EnvironmentBuildError,
@@ -58,6 +59,9 @@ _NO_SPACE = (
     "File too large",
     "os error 27)",
 )
+_NO_CACHE = "Failed to initialize cache"
+OTHER_CACHE = "name another one: `export UV_CACHE_DIR=~/.cache/uv-own`"
+"""What to do where uv's cache can't be written."""
 _DENIED = (
     "Permission denied",
     "os error 13)",
@@ -156,7 +160,7 @@ def _refused_build(text: str) -> MlenvError | None:
     return NoWheelError(
         f"{release} has no wheel and does not say statically what it requires: "
         "its build code would have to run at lock time",
-        hint=f'if you trust it, name it: [tool.mlenv] build = ["{name}"]; or require a release that has wheels',
+        hint=wheelless.hint_without_metadata(name),
     )
 
 
@@ -180,6 +184,8 @@ def _space(text: str) -> MlenvError | None:
             f"there is no space left on the device\n{_last_causes(text)}",
             hint="make room (`uv cache prune` frees uv's cache), then run it again",
         )
+    if _NO_CACHE in text:
+        return EnvironmentBuildError(f"uv's cache can't be used\n{shorten(text)}", hint=OTHER_CACHE)
     if any(word in text for word in _DENIED):
         return EnvironmentBuildError(
             f"a file can't be written\n{_last_causes(text)}", hint="check the permissions of the path above"
