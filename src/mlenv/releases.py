@@ -107,6 +107,16 @@ def nearest(project: Project, uv: Uv, overlay: Overlay, *, torch: str) -> str | 
     return None
 
 
+def is_gone(project: Project, uv: Uv, overlay: Overlay, root: Requirement) -> bool:
+    """Whether the index of nightlies, asked anew, doesn't have a pin of the overlay any more."""
+    source = solve.nightly_source(project, overlay.backend)
+    try:
+        _ask(project, uv, overlay, source, [root], platform=None, alone=True)
+    except (PackageIndexError, ResolutionError) as error:
+        return missing_name(error, releases=True) == canonicalize_name(root.name)
+    return False
+
+
 def family_of(overlay: Overlay) -> tuple[str, ...]:
     """The names of the torch family that an overlay pins."""
     pinned = {canonicalize_name(root.name) for root in overlay.roots()}
@@ -187,8 +197,12 @@ def _ask(
     alone: bool = False,
     lowest: bool = False,
 ) -> dict[str, str]:
-    """Public version by name of what uv chooses for the roots from one source."""
+    """Public version by name of what uv chooses for the roots from one source, which is asked however fresh a cache is.
+
+    A cached page lacks the newest nightly, and still has those that are gone.
+    """
     asked = Overlay(backend=overlay.backend, path=overlay.path, constraints=(), channel=overlay.channel)
+    wanted = tuple(canonicalize_name(root.name) for root in roots)
     question = Question(
         files={},
         sources=(),
@@ -200,9 +214,9 @@ def _ask(
         with_files=False,
         alone=alone,
         lowest=lowest,
+        refresh=wanted,
     )
     resolved = solve.resolve_backend(project, uv, asked, question, platform=platform or "")
-    wanted = {canonicalize_name(root.name) for root in roots}
     return {pin.name: Version(pin.version or "0").public for pin in resolved.foundation if pin.name in wanted}
 
 

@@ -45,6 +45,7 @@ class Question:
     ``fall_back`` the first source that isn't known to be unreachable must do; ``source`` leaves no choice at all.
     ``unreachable`` collects the hosts that did not answer, and is shared. Without ``with_files`` the answer has
     versions alone. ``roots`` stand in place of the overlay's pins, ``lowest`` asks for their oldest releases.
+    What an index says of the names in ``refresh`` is not taken from a cache.
     """
 
     files: Mapping[str, str]
@@ -67,6 +68,7 @@ class Question:
     source: Source | None = None
     roots: tuple[Requirement, ...] | None = None
     lowest: bool = False
+    refresh: tuple[str, ...] = ()
 
 
 def sources_of(project: Project, overlay: Overlay, *, platform: str, stand_in: bool) -> tuple[Source, ...]:
@@ -377,6 +379,7 @@ def _compilation(
         excluded=question.excluded,
         alone=question.alone,
         lowest=question.lowest,
+        refresh=question.refresh,
         seed=question.seed,
         upgrade=question.upgrade,
         allowed_builds=_allowed_builds(project),

@@ -358,6 +358,21 @@ def test_an_expired_nightly_names_the_nearest_that_is_there(world: World) -> Non
     assert "hint: `mlenv foundation upgrade --nightly --backend cu130` takes the newest" in done.err
 
 
+def test_an_expired_nightly_is_told_and_moved_although_its_page_is_cached(world: World) -> None:
+    world.index.configure("pytorch-nightly-cu130", IndexSettings(cache_control="max-age=600"))
+    publish_nightlies(world, OLDER)
+    fresh = {"UV_CACHE_DIR": str(world.home / "cache")}
+    assert world.run("foundation", "upgrade", "--nightly", "--backend", "cu130", env=fresh).code == 0
+    for name in ("torch", "torchvision", "torchaudio"):
+        world.index.remove("pytorch-nightly-cu130", name)
+    publish_nightlies(world, NIGHTLY)
+    done = world.run("sync", "--cuda13", "--nightly", "--verify", "metadata", env=fresh)
+    assert done.code == 5, done
+    assert f"torch {NIGHTLY} is the nearest that is still there" in done.err
+    done = world.run("foundation", "upgrade", "--nightly", "--backend", "cu130", env=fresh)
+    assert f"↑ torch {OLDER} → {NIGHTLY}" in done.out, done
+
+
 def test_a_nightly_that_does_not_go_with_the_lock_is_refused(world: World) -> None:
     world.publish(Package("strict", "1.0", requires=("torch<2.15",)))
     world.require("demo-app", "strict")

@@ -285,7 +285,14 @@ def _build(state: _State, *, clock: Clock, progress: Progress) -> tuple[Generati
             progress(f"the plan of the last build can't be had any more: {error.message.splitlines()[0]}")
     progress(f"resolving the foundation for {state.request.backend}")
     chosen, notes = _plan(state)
-    return _build_planned(state, chosen, clock=clock, progress=progress), list(notes)
+    try:
+        return _build_planned(state, chosen, clock=clock, progress=progress), list(notes)
+    except PackageIndexError as error:  # resolved by a cached page of the index, which then lacks a file
+        overlay = state.project.overlay(state.request.backend)
+        expired = planning.expired(state.project, state.uv, overlay, error)
+        if expired is None:
+            raise
+        raise expired from error
 
 
 def _plan(state: _State) -> tuple[Plan, tuple[str, ...]]:
