@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from mlenv import resolution, solve
+from mlenv import platforms, resolution, solve
 from mlenv.errors import MlenvError, PackageIndexError, ResolutionError, UnreachableError
 from mlenv.overlay import Overlay
 from mlenv.project import Project
@@ -117,6 +117,11 @@ def is_gone(project: Project, uv: Uv, overlay: Overlay, root: Requirement) -> bo
     return False
 
 
+def targets(project: Project) -> list[Mapping[str, str]]:
+    """PEP 508's variables of every target of the project: pins for elsewhere stay where they are."""
+    return [platforms.environment(platform, project.target_python[0]) for platform in project.settings.platforms]
+
+
 def family_of(overlay: Overlay) -> tuple[str, ...]:
     """The names of the torch family that an overlay pins."""
     pinned = {canonicalize_name(root.name) for root in overlay.roots()}
@@ -126,13 +131,13 @@ def family_of(overlay: Overlay) -> tuple[str, ...]:
 def equal_releases(project: Project, overlay: Overlay) -> Iterable[Mapping[str, str]]:
     """The releases of the catalogue whose files on the default index are this backend's build on every platform."""
     names = family_of(overlay)
-    platforms = _platforms(project, overlay)
+    there = _platforms(project, overlay)
     for release in project.catalogue.releases:
-        builds = {project.catalogue.default_index_build(release.torch, platform) for platform in platforms}
+        builds = {project.catalogue.default_index_build(release.torch, platform) for platform in there}
         if builds == {overlay.backend} and _has_python(release.python, project.target_python[0]):
             known = {"torch": release.torch, "torchvision": release.torchvision, "torchaudio": release.torchaudio}
             # torchaudio is numbered like the torch it was built with; beside another CUDA's torch it does not load
-            audio = {project.catalogue.default_index_build(release.torchaudio, platform) for platform in platforms}
+            audio = {project.catalogue.default_index_build(release.torchaudio, platform) for platform in there}
             yield {n: v for n, v in known.items() if n in names and (n != "torchaudio" or audio == builds)}
 
 
@@ -149,14 +154,14 @@ def _on_named(
     project: Project, uv: Uv, overlay: Overlay, source: Source, names: Sequence[str], *, suffix: str = ""
 ) -> Family:
     """The newest family on one index: what one platform gets is held on the others, and lowered where one lacks it."""
-    platforms = _platforms(project, overlay)
+    first = _platforms(project, overlay)[0]
     bound = suffix
     lacking: list[str] = []
     for _ in range(_ROUNDS):
         wanted = [name for name in names if name not in lacking]
         roots = [Requirement(f"{name}{bound if name == 'torch' else suffix}") for name in wanted]
         try:
-            versions = _ask(project, uv, overlay, source, roots, platform=platforms[0])
+            versions = _ask(project, uv, overlay, source, roots, platform=first)
         except (PackageIndexError, ResolutionError) as error:
             missing = missing_name(error)
             if missing is None or missing not in wanted or missing == "torch":

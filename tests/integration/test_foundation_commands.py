@@ -266,6 +266,26 @@ def test_an_overlay_moves_to_the_newest_and_keeps_its_comments(world: World) -> 
     assert "constraints/cu130.txt is at the newest" in again.out
 
 
+def test_a_pin_for_another_platform_stays_and_every_change_is_shown(world: World) -> None:
+    world.publish(*fake_foundation("cu130", torch="2.15.0").family, index="pytorch-cu130")
+    overlay = world.root / "constraints/cu130.txt"
+    overlay.write_text(
+        "torch==2.13.0; sys_platform == 'win32'\n"
+        "torch==2.14.1; sys_platform == 'linux' and python_version < '3.99'\n"
+        "torch==2.14.1; sys_platform == 'linux' and python_version > '3.0'\n"
+    )
+    done = world.run("foundation", "upgrade", "--backend", "cu130")
+    assert done.code == 0, done
+    assert overlay.read_text() == (
+        "torch==2.13.0; sys_platform == 'win32'\n"
+        "torch==2.15.0; sys_platform == 'linux' and python_version < '3.99'\n"
+        "torch==2.15.0; sys_platform == 'linux' and python_version > '3.0'\n"
+    )
+    for bound in ('< "3.99"', '> "3.0"'):
+        assert f'↑ torch 2.14.1 → 2.15.0 (sys_platform == "linux" and python_version {bound})' in done.out
+    assert 'note: torch==2.13.0; sys_platform == "win32" is for no platform of the project and stays' in done.out
+
+
 def test_a_source_that_cannot_be_asked_leaves_its_overlay_alone(world: World) -> None:
     world.publish(*fake_foundation("cu130", torch="2.15.0").family, index="pytorch-cu130")
     before = (world.root / "constraints/cpu.txt").read_text()
@@ -316,6 +336,8 @@ def test_list_shows_overlay_source_and_what_is_known(world: World) -> None:
 
 def test_nightly_pins_and_records_the_newest_and_leaves_the_lock_alone(world: World) -> None:
     publish_nightlies(world, OLDER, NIGHTLY)
+    stable = world.root / "constraints/cu130.txt"
+    stable.write_text("# The foundation of backend cu130: as `mlenv init` heads it.\n" + stable.read_text())
     lock = (world.root / "requirements.txt").read_text()
     said = world.sync("--cuda13", "--nightly")
     assert f"wrote constraints/nightly-cu130.txt and constraints/pylock.nightly-cu130.toml: torch {NIGHTLY}" in said
@@ -325,6 +347,7 @@ def test_nightly_pins_and_records_the_newest_and_leaves_the_lock_alone(world: Wo
     assert (world.root / "requirements.txt").read_text() == lock
     overlay = (world.root / "constraints/nightly-cu130.txt").read_text()
     assert f"torch=={NIGHTLY}+cu130" in overlay
+    assert overlay.count("# The foundation of") + overlay.count("# The nightly foundation of") == 1
     assert record_of(world, "nightly-cu130")["tool"]["mlenv"]["channel"] == "nightly"  # type: ignore[index]
     assert world.run("lock", "--check").code == 0
     assert world.run("check").code == 0
