@@ -360,6 +360,7 @@ def sync_command(
         rebuild=rebuild,
         locked=locked or selection.in_ci(session.environ),
         described=session.machine_file is not None,
+        nightly=nightly,
         wait=wait,
         keep=keep,
     )

@@ -456,6 +456,11 @@ def _default_of(table: Mapping[str, Any], folder: Path) -> Index | None:
     return Index(name=known, url=absolute, default=True, format=form, extra=extra)
 
 
+def mirror_variable(index: str) -> str:
+    """The variable that names a mirror of a named index on this machine, for hints."""
+    return f"MLENV_INDEX_URL_{index.upper().replace('-', '_')}"
+
+
 def _from_variables(environ: Mapping[str, str], root: Path) -> Index | None:
     """The default index of UV_DEFAULT_INDEX (a URL, or ``name=url``) or UV_INDEX_URL."""
     for variable in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"):

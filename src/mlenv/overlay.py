@@ -72,6 +72,14 @@ class Overlay:
         )
         return tuple(dict.fromkeys(found))
 
+    @property
+    def mixed_days(self) -> str | None:
+        """The nightlies of different days that the overlay pins, in words; None where all are of one day."""
+        found = ((entry.name, re.search(r"\.dev(\d{8})", entry.pin or "")) for entry in self.constraints)
+        days = {name: match[1] for name, match in found if match is not None}
+        told = ", ".join(f"{name} {day}" for name, day in days.items())
+        return f"{self.path} pins nightlies of different days: {told}" if len(set(days.values())) > 1 else None
+
     def on(self, targets: Collection[Mapping[str, str]]) -> Overlay:
         """The overlay with only the lines that are for one of the targets (PEP 508's variables of each)."""
         markers = ((entry, entry.requirement.marker) for entry in self.constraints)

@@ -113,7 +113,7 @@ def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) 
             record.require_fit(overlay, platform=platform, python=_python(project))
             resolved = _resolve_recorded(project, uv, question, record, platform=platform)
     except (ResolutionError, PackageIndexError) as error:
-        told = expired(project, uv, overlay, error)
+        told = expired(project, uv, overlay, error) or _of_mixed_days(overlay, error)
         if told is None:
             raise
         raise told from error
@@ -124,7 +124,8 @@ def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) 
             "and overwrite each other's files",
             hint="run `mlenv lock`: it names what brought each",
         )
-    return resolved
+    mixed = (overlay.mixed_days,) if overlay.mixed_days else ()
+    return replace(resolved, notes=(*resolved.notes, *mixed))
 
 
 def asked_of_foundation(project: Project) -> list[str]:
@@ -164,6 +165,16 @@ def expired(project: Project, uv: Uv, overlay: Overlay, error: MlenvError) -> Re
     return ResolutionError(
         f"{gone[0]} of {overlay.path} has expired: a nightly index keeps the newest alone; {near}",
         hint=f"`mlenv foundation upgrade --nightly --backend {overlay.backend}` takes the newest",
+    )
+
+
+def _of_mixed_days(overlay: Overlay, error: MlenvError) -> ResolutionError | None:
+    """The error where nightlies that were not built together may be why nothing goes together; else None."""
+    if overlay.mixed_days is None or not isinstance(error, ResolutionError):
+        return None
+    return ResolutionError(
+        f"{overlay.mixed_days}; those of one day belong together\n{error.message}",
+        hint=f"`mlenv foundation upgrade --nightly --backend {overlay.backend}` takes the newest that do",
     )
 
 

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from mlenv import indexes as index_module
 from mlenv import platforms, resolution, solve
 from mlenv.errors import MlenvError, PackageIndexError, ResolutionError, UnreachableError
 from mlenv.overlay import Overlay
@@ -231,13 +232,8 @@ def _require_address(project: Project, uv: Uv, source: Source) -> None:
     if host is not None and not uv.offline and not reach.has_address(host, env=uv.env):
         raise UnreachableError(
             f"{host} can't be reached (the index {source.index})",
-            hint=f"check the network, or name a mirror: {mirror_variable(source.index)}=<URL>",
+            hint=f"check the network, or name a mirror: {index_module.mirror_variable(source.index)}=<URL>",
         )
-
-
-def mirror_variable(index: str) -> str:
-    """The variable that names a mirror of a named index on this machine."""
-    return f"MLENV_INDEX_URL_{index.upper().replace('-', '_')}"
 
 
 def _sources(project: Project, overlay: Overlay) -> tuple[Source, ...]:

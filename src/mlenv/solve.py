@@ -157,7 +157,8 @@ def resolve_backend(project: Project, uv: Uv, overlay: Overlay, question: Questi
             if following is not None:
                 notes.append(_fallback_note(overlay, source, following, error))
     assert first_error is not None
-    told = _with_source_hint(first_error, overlay)
+    named = next((source.index for source in order if source.named), f"pytorch-{overlay.backend}")
+    told = _with_source_hint(first_error, overlay, index=named)
     raise told from (None if told is first_error else first_error)
 
 
@@ -236,7 +237,7 @@ def _fallback_note(overlay: Overlay, source: Source, following: Source, error: M
     return f"{overlay.backend}: {found}, as {source.index} can't serve it: {reason}"
 
 
-def _with_source_hint(error: MlenvError, overlay: Overlay) -> MlenvError:
+def _with_source_hint(error: MlenvError, overlay: Overlay, *, index: str) -> MlenvError:
     if error.hint is not None and "without --offline" in error.hint:
         return error  # whatever is missing, the network is what brings it
     if "has no wheels with a matching" in error.message:
@@ -247,11 +248,10 @@ def _with_source_hint(error: MlenvError, overlay: Overlay) -> MlenvError:
             f"the foundation of {overlay.backend} can't be had: {error.message}",
             hint=f"change the pin in {overlay.path}, or move exclude-newer in uv.toml where it hides the release",
         )
-    if overlay.backend == "cpu":
+    if overlay.backend == "cpu" and overlay.channel == "stable":
         hint = "the default index has no CPU build for Linux; a CUDA backend also runs without a GPU: try --cuda13"
     else:
-        name = f"PYTORCH_{overlay.backend.upper()}"
-        hint = f"check the index in uv.toml, or name a mirror: MLENV_INDEX_URL_{name}=<URL>"
+        hint = f"check the index in uv.toml, or name a mirror: {index_module.mirror_variable(index)}=<URL>"
     return PackageIndexError(f"the foundation of {overlay.backend} can't be had: {error.message}", hint=hint)
 
 

@@ -242,6 +242,9 @@ def test_what_can_not_be_compared_is_wrong_usage(world: World) -> None:
     done = world.run("foundation", "diff", "cu999")
     assert done.code == 2, done
     assert "hint: name a backend that has a record" in done.err
+    done = world.run("foundation", "diff", "cu130")
+    assert done.code == 2, done
+    assert "hint: `mlenv foundation record --backend cu130` writes it" in done.err
 
 
 # ------------------------------------------------------------------------------------------------------------ upgrade
@@ -394,6 +397,20 @@ def test_an_expired_nightly_is_told_and_moved_although_its_page_is_cached(world:
     assert f"torch {NIGHTLY} is the nearest that is still there" in done.err
     done = world.run("foundation", "upgrade", "--nightly", "--backend", "cu130", env=fresh)
     assert f"↑ torch {OLDER} → {NIGHTLY}" in done.out, done
+
+
+def test_nightlies_of_different_days_are_told(world: World) -> None:
+    publish_nightlies(world, OLDER, NIGHTLY)
+    assert world.run("foundation", "upgrade", "--nightly", "--backend", "cu130").code == 0
+    overlay, older = world.root / "constraints/nightly-cu130.txt", OLDER.replace("2.16", "0.31")
+    overlay.write_text(overlay.read_text().replace("torchvision==0.31.0.dev20261120", f"torchvision=={older}"))
+    done = world.run("foundation", "record", "--nightly", "--backend", "cu130")
+    assert done.code == 5, done
+    assert "pins nightlies of different days: torch 20261120, torchvision 20261119" in done.err
+    assert "hint: `mlenv foundation upgrade --nightly --backend cu130` takes" in done.err
+    world.index.fail("pytorch-nightly-cu130", Status(500))
+    failed = world.run("foundation", "record", "--nightly", "--backend", "cu130", env={"UV_HTTP_RETRIES": "0"})
+    assert "MLENV_INDEX_URL_PYTORCH_NIGHTLY_CU130=<URL>" in failed.err, failed
 
 
 def test_a_nightly_that_does_not_go_with_the_lock_is_refused(world: World) -> None:

@@ -60,6 +60,9 @@ def _side(project: Project, text: str, *, platform: str) -> _Side:
     chosen = project.record(text) if not path.exists() else None
     if chosen is not None:
         return _of_record(chosen, chosen.path, platform=platform)
+    if text in project.overlays and not path.exists():
+        hint = f"`mlenv foundation record --backend {text}` writes it"
+        raise UsageError(f"{text} has no record: {project.record_path(text)} is not there", hint=hint)
     raise UsageError(f"{text} can't be compared", hint=f"name {_KINDS}")
 
 

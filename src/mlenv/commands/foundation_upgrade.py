@@ -108,12 +108,13 @@ def upgrade_nightly(
             old = there.on(releases.targets(part)) if there is not None else None
             found = nightly.find(part, uv, backend, today=today, progress=progress)
             lacking = tuple(_lacking(name, found.family) for name in found.family.lacking)
+            mixed = (found.overlay.mixed_days,) if found.overlay.mixed_days else ()
             moves.append(
                 _Moved(
                     overlay=found.overlay,
                     before=_pins(old) if old is not None else {},
                     after=_pins(found.overlay),
-                    notes=(*lacking, f"{found.record_path} records its files; the lock stays as it is"),
+                    notes=(*lacking, *mixed, f"{found.record_path} records its files; the lock stays as it is"),
                 )
             )
             if not dry_run:

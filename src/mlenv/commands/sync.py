@@ -46,12 +46,15 @@ class Request:
     rebuild: bool = False
     locked: bool = False
     described: bool = False
+    nightly: bool = False
     wait: float = 600.0
     keep: int | None = None
 
     def again(self, *, rebuild: bool = False) -> str:
         """The command that asks the same, for hints."""
-        return self.environment.sync(backend=self.backend, python=self.python, extras=self.extras, rebuild=rebuild)
+        return self.environment.sync(
+            backend=self.backend, python=self.python, extras=self.extras, rebuild=rebuild, nightly=self.nightly
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +259,9 @@ def _differences(state: _State) -> tuple[Finding, ...]:
         return (Finding(kind="environment-missing", message=f"{name} {what}", hint=hint),)
     if current.key != build.key_of(state.inputs):
         message = f"{name} was built from other inputs{_told_apart(current, state)}"
+        if current.backend != request.backend:
+            message += f"; {request.backend} is what it should be: {'; '.join(request.reasons)}"
+            hint += f", or check what is there: `mlenv sync --check --backend {current.backend}`"
         return (Finding(kind="environment-stale", message=message, hint=hint),)
     changed = build.changed_since(current)
     return tuple(Finding(kind="environment-drifted", message=f"{name}: {line}", hint=hint) for line in changed)
@@ -269,6 +275,9 @@ def _told_apart(current: Generation, state: _State) -> str:
     words = {
         "backend": f"backend {current.backend}",
         "additions": f"with {', '.join(current.extras) or 'no additions'}",
+        "overlay": state.project.overlay(state.request.backend).path,
+        "lock": state.project.settings.lock,
+        "record": state.project.record_path(state.request.backend),
     }
     told = [words.get(name, name) for name in sorted(differ)]
     return f" ({', '.join(told)})" if told else ""
