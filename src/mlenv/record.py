@@ -180,7 +180,7 @@ def render(record: Record) -> str:
     channel = " of the nightly channel" if record.channel == "nightly" else ""
     document = {
         "lock-version": "1.0",
-        "requires-python": f">={'.'.join(record.python.split('.')[:2])}",
+        "requires-python": f"=={'.'.join(record.python.split('.')[:2])}.*",
         "created-by": "mlenv",
         "packages": [_package_table(package) for package in record.packages],
         "tool": {

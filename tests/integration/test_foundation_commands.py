@@ -64,6 +64,14 @@ def test_a_record_holds_every_file_of_the_foundation_and_nothing_else(world: Wor
     assert document["tool"]["mlenv"]["sources"] == {"linux-x86_64": "pytorch-cu130"}  # type: ignore[index]
 
 
+def test_a_dry_run_writes_nothing_at_all(world: World) -> None:
+    (world.root / ".mlenv").write_text("a file, so that nothing can be written below it")
+    for command in ("record", "upgrade"):
+        done = world.run("foundation", command, "--backend", "cu130", "--dry-run")
+        assert done.code == 0, done
+    assert not (world.root / "constraints/pylock.cu130.toml").exists()
+
+
 def test_recording_again_changes_no_byte(world: World) -> None:
     world.run("foundation", "record", "--backend", "cu130")
     path = world.root / "constraints/pylock.cu130.toml"
@@ -236,6 +244,14 @@ def test_two_machines(world: World) -> None:
     done = world.json("foundation", "diff", str(world.root / "mine.json"), str(world.root / "theirs.json"), code=1)
     rows = {row["name"]: (row["left"], row["right"]) for row in done["differences"]}
     assert rows == {"driver": ("none", "535.54.03"), "torch": ("2.14.1+cu130", "2.13.0+cu130")}
+    pointless = world.run("foundation", "diff", "mine.json", "theirs.json", "--machine", "mine.json")
+    assert pointless.code == 2, pointless
+    assert world.run("foundation", "record", "--backend", "cu130", "--backend", "cpu").code == 0
+    mine["machine"]["arch"] = "aarch64"
+    (world.root / "grace.json").write_text(json.dumps(mine))
+    elsewhere = world.run("foundation", "diff", "cu130", "cpu", "--machine", "grace.json")
+    assert elsewhere.code == 2, elsewhere
+    assert "constraints/pylock.cu130.toml has no files for linux-aarch64" in elsewhere.err
 
 
 def test_what_can_not_be_compared_is_wrong_usage(world: World) -> None:
@@ -328,6 +344,9 @@ def test_list_shows_overlay_source_and_what_is_known(world: World) -> None:
     row = next(row for row in document["backends"] if row["backend"] == "cu130")
     assert (row["overlay"], row["newest"], row["source"]) == ("2.14.1", "2.15.0", "pytorch-cu130")
     assert "2.14.1" in row["known"]
+    assert row["nightly"] is None
+    publish_nightlies(world, OLDER, NIGHTLY)
+    assert f"nightly of cu130: torch {NIGHTLY}" in world.run("foundation", "list", "--backend", "cu130").out
     asked = len(world.index.requests)
     offline = world.run("foundation", "list", "--offline")
     assert "no source was asked" in offline.out

@@ -74,6 +74,7 @@ def test_a_record_reads_back_as_it_was_and_is_a_lock_of_pep_751(linux: list[Any]
     assert record.unchanged(before, after)
     assert record.render(after) == text
     assert len(Pylock.from_dict(tomllib.loads(text)).packages) == len(before.packages)
+    assert tomllib.loads(text)["requires-python"] == "==3.11.*"  # its wheels are of that Python alone
 
 
 def test_neither_date_nor_url_is_in_the_digest() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -68,7 +69,7 @@ def upgrade(
     moves: list[_Moved] = []
     findings: list[Finding] = []
     codes: list[int] = []
-    with project_lock(project.state, wait=wait, waiting=progress):
+    with nullcontext() if dry_run else project_lock(project.state, wait=wait, waiting=progress):
         for backend in backends or tuple(project.overlays):
             whole = project.overlay(backend)
             overlay = whole.on(releases.targets(project))
@@ -100,7 +101,7 @@ def upgrade_nightly(
     Raises FindingError for a stale lock, and as ``nightly.find``.
     """
     moves = []
-    with project_lock(project.state, wait=wait, waiting=progress):
+    with nullcontext() if dry_run else project_lock(project.state, wait=wait, waiting=progress):
         for backend in backends:
             part = project.of_lock(backend)
             _require_current(part)
