@@ -77,12 +77,19 @@ def _head() -> Iterator[str]:
 def _commands() -> Iterator[str]:
     yield from ("", "## Commands", "")
     yield "Results go to standard output, everything else to standard error."
-    for name in sorted(cli.commands):
-        command = cli.commands[name]
-        context = click.Context(command, info_name=f"mlenv {name}", max_content_width=100)
-        yield from ("", f"### mlenv {name}", "", "```text")
+    for name, command in _below(cli, "mlenv"):
+        context = click.Context(command, info_name=name, **cli.context_settings)
+        yield from ("", f"### {name}", "", "```text")
         yield from (line.rstrip() for line in command.get_help(context).splitlines())
         yield "```"
+
+
+def _below(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command of a group with its whole name, those of the groups in it after their group."""
+    for word, command in sorted(group.commands.items()):
+        yield f"{name} {word}", command
+        if isinstance(command, click.Group):
+            yield from _below(command, f"{name} {word}")
 
 
 def _exit_codes() -> Iterator[str]:

@@ -6,7 +6,9 @@ Whether it still holds is told by digests alone, offline: no machine is judged a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +16,15 @@ from mlenv.errors import ProjectError
 from mlenv.lockfile import digest
 from mlenv.machine import Machine
 from mlenv.report import Finding
+from mlenv.textfile import conflict_line
 
 SCHEMA = 1
-AGAIN = "`mlenv fleet check`"
+_FILE = r'"file": ("(?:[^"\\]|\\.)*")'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What one machine gets. ``problems`` are why the lock does not hold there; none: it does.
+    """What one machine gets. ``problems`` are why the lock does not hold there; none: it does. ``hint`` mends them.
 
     ``file`` describes the machine (POSIX, relative to the project where it is inside), ``cards`` are its visible GPUs.
     """
@@ -34,6 +37,7 @@ class Verdict:
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    hint: str | None = None
 
     @property
     def good(self) -> bool:
@@ -43,10 +47,14 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """The verdicts, and the digest of everything that they were made from by name."""
+    """The verdicts, and the digest of everything that they were made from by name.
+
+    ``as_written``: nobody changed the file since mlenv wrote it.
+    """
 
     inputs: Mapping[str, str]
     verdicts: tuple[Verdict, ...]
+    as_written: bool = True
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -62,12 +70,18 @@ def machine_digest(machine: Machine) -> str:
 def render(certificate: Certificate) -> str:
     """The text of the file: the same verdicts and inputs give the same bytes."""
     machines = [{**vars(v), "verdict": "good" if v.good else "bad"} for v in certificate.verdicts]
-    document = {
+    document: dict[str, Any] = {
         "mlenv-fleet-certificate": SCHEMA,
         "inputs": dict(sorted(certificate.inputs.items())),
         "machines": machines,
     }
+    document["digest"] = _own_digest(document)
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _own_digest(document: Mapping[str, Any]) -> str:
+    """The digest of everything else in the document, however it is written."""
+    return digest(json.dumps({key: value for key, value in document.items() if key != "digest"}, sort_keys=True))
 
 
 def is_certificate(text: str) -> bool:
@@ -81,16 +95,34 @@ def is_certificate(text: str) -> bool:
 
 def parse(text: str, *, path: str) -> Certificate:
     """The certificate in a file. Raises ProjectError where it is none."""
+    hint = f"{again(_files_in(text))} writes it anew"
+    if (line := conflict_line(text)) is not None:
+        raise ProjectError("a conflict marker of git was left", path=path, line=line, hint=hint)
     try:
         document = json.loads(text)
+    except ValueError as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else None
+        raise ProjectError("is not valid JSON", path=path, line=line, hint=hint) from error
+    try:
         if document["mlenv-fleet-certificate"] > SCHEMA:
             raise ProjectError("was written by a newer mlenv", path=path, hint="upgrade mlenv")
         return Certificate(
             inputs={str(name): str(value) for name, value in document["inputs"].items()},
             verdicts=tuple(_verdict(entry) for entry in document["machines"]),
+            as_written=document.get("digest") == _own_digest(document),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ProjectError(f"is no certificate: {error}", path=path, hint=f"write it anew: {AGAIN} FILES") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ProjectError("is no certificate of a fleet", path=path, hint=hint) from error
+
+
+def again(files: Sequence[str]) -> str:
+    """The command that makes the certificate, for hints; without files it takes those that the certificate names."""
+    return f"`{' '.join(['mlenv fleet check', *map(shlex.quote, files)])}`"
+
+
+def _files_in(text: str) -> list[str]:
+    """What a file that may be no certificate any more says of its machines' files; FILES where it says nothing."""
+    return list(dict.fromkeys(json.loads(name) for name in re.findall(_FILE, text))) or ["FILES"]
 
 
 def _verdict(entry: Mapping[str, Any]) -> Verdict:
@@ -103,22 +135,29 @@ def _verdict(entry: Mapping[str, Any]) -> Verdict:
         reasons=tuple(entry["reasons"]),
         notes=tuple(entry["notes"]),
         problems=tuple(entry["problems"]),
+        hint=entry.get("hint"),
     )
 
 
-def stale(certificate: Certificate, inputs: Mapping[str, str], *, path: str) -> tuple[Finding, ...]:
-    """Why the certificate no longer says anything: the inputs that changed, are new, or are gone; bad verdicts, too."""
-    hint = f"run {AGAIN}"
-    found = []
+def stale(
+    certificate: Certificate, inputs: Mapping[str, str], *, path: str, named: Sequence[str] = ()
+) -> tuple[Finding, ...]:
+    """Why the certificate no longer says anything: it was changed itself, inputs changed, are new, or are gone.
+
+    Bad verdicts, too. ``named`` are the files that the command line names in place of the certificate's own.
+    """
+    hint = f"run {again(named)}"
+    told = [] if certificate.as_written else [("certificate-edited", "the certificate was changed outside mlenv")]
+    told += [("certificate-stale", text) for text in _changes(certificate, inputs, named=bool(named))]
+    told += [("machine-unfit", f"{v.file}: {v.problems[0]}") for v in certificate.verdicts if not v.good]
+    return tuple(Finding(kind=kind, message=message, path=path, hint=hint) for kind, message in told)
+
+
+def _changes(certificate: Certificate, inputs: Mapping[str, str], *, named: bool) -> Iterable[str]:
+    """The inputs that differ, one sentence each."""
     for name in sorted({*certificate.inputs, *inputs}):
         then, now = certificate.inputs.get(name), inputs.get(name)
         if then != now:
-            what = "is new" if then is None else "is gone" if now is None else "changed"
-            message = f"the certificate is stale: {name} {what} since"
-            found.append(Finding(kind="certificate-stale", message=message, path=path, hint=hint))
-    bad = [verdict for verdict in certificate.verdicts if not verdict.good]
-    found += [
-        Finding(kind="machine-unfit", message=f"{verdict.file}: {verdict.problems[0]}", path=path, hint=hint)
-        for verdict in bad
-    ]
-    return tuple(found)
+            gone = "is in it and was not named" if named and name in certificate.files else "is gone since"
+            what = "is new since" if then is None else gone if now is None else "changed since"
+            yield f"the certificate is stale: {name} {what}"

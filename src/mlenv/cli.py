@@ -368,6 +368,7 @@ def sync_command(
         rebuild=rebuild,
         locked=locked or selection.in_ci(session.environ),
         described=session.machine_file is not None,
+        nightly=nightly,
         wait=wait,
         keep=keep,
     )
@@ -640,7 +641,8 @@ def foundation_group() -> None:
 def foundation_list_command(session: Session, *, backends: tuple[str, ...]) -> None:
     """What exists for each backend, for the target Python and platforms.
 
-    The sources of the overlays are asked for their newest torch; the other releases are those mlenv knows.
+    The sources of the overlays are asked for their newest torch, the indexes of nightlies that uv.toml has, too; the
+    other releases are those mlenv knows.
 
     \b
     mlenv foundation list
@@ -752,7 +754,8 @@ def foundation_diff_command(session: Session, *, one: str, other: str | None) ->
 
     project = session.project()
     second = other or str(selection.environment(project, None, asked=None).path)
-    session.show(foundation_diff.diff(project, one, second, platform=session.machine().platform))
+    platform, described = session.machine().platform, session.machine_file is not None
+    session.show(foundation_diff.diff(project, one, second, platform=platform, described=described))
 
 
 @cli.group("fleet")

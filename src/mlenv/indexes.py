@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 from mlenv.errors import ProjectError, UsageError, did_you_mean
 from mlenv.report import Finding
-from mlenv.textfile import read_text
+from mlenv.textfile import conflict_line, read_text
 
 DEFAULT = "default"
 """The name that settings use for uv's default index."""
@@ -246,6 +246,9 @@ class _File:
         try:
             return tomllib.loads(self.text)
         except (ValueError, RecursionError) as error:
+            if (marker := conflict_line(self.text)) is not None:
+                told, hint = "a conflict marker of git was left here", "resolve the merge, then run `mlenv lock`"
+                raise ProjectError(told, path=self.path, line=marker, hint=hint) from error
             at = re.search(r" \(at line (\d+), column \d+\)", str(error))
             reason = str(error).replace(at[0], "") if at else str(error)
             line = int(at[1]) if at else None
@@ -454,6 +457,11 @@ def _default_of(table: Mapping[str, Any], folder: Path) -> Index | None:
     known = name if isinstance(name, str) and _NAME.fullmatch(name) else None
     extra = {"authenticate": table["authenticate"]} if "authenticate" in table else {}
     return Index(name=known, url=absolute, default=True, format=form, extra=extra)
+
+
+def mirror_variable(index: str) -> str:
+    """The variable that names a mirror of a named index on this machine, for hints."""
+    return f"MLENV_INDEX_URL_{index.upper().replace('-', '_')}"
 
 
 def _from_variables(environ: Mapping[str, str], root: Path) -> Index | None:

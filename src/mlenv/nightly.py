@@ -41,7 +41,8 @@ def find(project: Project, uv: Uv, backend: str, *, today: date, progress: Calla
     Raises ProjectError without a nightly index, ResolutionError where they don't go together with the lock,
     PackageIndexError.
     """
-    stable = project.of_channel("stable").overlay(backend)
+    targets = releases.targets(project)
+    stable = project.of_channel("stable").overlay(backend).on(targets)
     if stable.torch_version is None:
         raise ProjectError(
             "pins no torch, and the nightly channel is torch's",
@@ -50,7 +51,8 @@ def find(project: Project, uv: Uv, backend: str, *, today: date, progress: Calla
         )
     progress(f"looking for the newest nightlies of {backend}")
     family = releases.newest_nightly(project, uv, stable)
-    old = project.nightly_overlay(backend)
+    there = project.nightly_overlay(backend)
+    old = there.on(targets) if there is not None else None
     path = f"{CONSTRAINTS}/{NIGHTLY}{backend}.txt"
     base = replace(stable, path=path, channel="nightly") if old is None else old
     found = overlay_module.moved(base, family.versions, without=family.lacking)
@@ -72,9 +74,10 @@ def write(project: Project, found: Nightly) -> None:
 
 def _text(project: Project, stable: Overlay, old: Overlay | None, family: Family, *, today: date) -> str:
     """The overlay's text: the old one with its pins and date moved, else the stable one's under a head of its own."""
-    path = stable.path if old is None else old.path
-    text = read_text(project.root / path, shown=path) or ""
-    moved = overlay_module.rewritten(text, family.versions, without=family.lacking)
+    base = stable if old is None else old
+    text = read_text(project.root / base.path, shown=base.path) or ""
+    moved = overlay_module.rewritten(text, family.versions, overlay=base, without=family.lacking)
     if old is None:
-        return _HEAD.format(backend=stable.backend, today=today) + moved
+        rest = re.sub(rf"\A{re.escape(overlay_module.HEAD)}.*\n", "", moved)
+        return _HEAD.format(backend=stable.backend, today=today) + rest
     return re.sub(_FOUND_ON, str(today), moved, count=1)

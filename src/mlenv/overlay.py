@@ -24,6 +24,9 @@ from mlenv.requirements import named_lines
 NIGHTLY = "nightly-"
 """What the file name of a nightly overlay starts with: ``constraints/nightly-cu132.txt``."""
 
+HEAD = "# The foundation of backend "
+"""What the first line of an overlay starts with that `mlenv init` wrote."""
+
 _PIN = r"\s*(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)\s*===?\s*(?P<version>[A-Za-z0-9.!+_-]+)"
 _BUILD = r"(cpu|xpu|cu\d+|rocm\d+(?:\.\d+)*)(?![a-z0-9])"
 
@@ -69,6 +72,20 @@ class Overlay:
             if entry.name in ROOT_NAMES or entry.name in extras
         )
         return tuple(dict.fromkeys(found))
+
+    @property
+    def mixed_days(self) -> str | None:
+        """The nightlies of different days that the overlay pins, in words; None where all are of one day."""
+        found = ((entry.name, re.search(r"\.dev(\d{8})", entry.pin or "")) for entry in self.constraints)
+        days = {name: match[1] for name, match in found if match is not None}
+        told = ", ".join(f"{name} {day}" for name, day in days.items())
+        return f"{self.path} pins nightlies of different days: {told}" if len(set(days.values())) > 1 else None
+
+    def on(self, targets: Collection[Mapping[str, str]]) -> Overlay:
+        """The overlay with only the lines that are for one of the targets (PEP 508's variables of each)."""
+        markers = ((entry, entry.requirement.marker) for entry in self.constraints)
+        there = (e for e, marker in markers if marker is None or any(marker.evaluate(dict(t)) for t in targets))
+        return replace(self, constraints=tuple(there))
 
     @property
     def bounds(self) -> tuple[Requirement, ...]:
@@ -176,15 +193,16 @@ def _exclude(first: Constraint, second: Constraint) -> bool:
     return any(not other.requirement.specifier.contains(pin, prereleases=True) for pin, other in pins)
 
 
-def rewritten(text: str, versions: Mapping[str, str], *, without: Collection[str] = ()) -> str:
+def rewritten(text: str, versions: Mapping[str, str], *, overlay: Overlay, without: Collection[str] = ()) -> str:
     """The text of an overlay with the pins in ``versions`` (canonical name → public version) moved.
 
-    Comments, order, markers and everything else stay; a pin that carries a build keeps it. The lines of the names in
-    ``without`` become comments.
+    Only lines of ``overlay`` move, which may be the file's overlay on some targets. Comments, order, markers and
+    everything else stay; a pin that carries a build keeps it. The lines of the names in ``without`` become comments.
     """
     lines = []
-    for line in text.splitlines(keepends=True):
-        found = re.match(_PIN, line)
+    moving = {entry.line for entry in overlay.constraints}
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        found = re.match(_PIN, line) if number in moving else None
         name = canonicalize_name(found["name"]) if found else ""
         version = versions.get(name)
         if found is not None and name in without:

@@ -88,7 +88,7 @@ def require_wheel(name: str, version: str, table: Mapping[str, Any], *, built: C
 
 
 def to_toml(plan: Plan, *, layer: Layer | None = None, python: str) -> str:
-    """The plan, or one layer of it, as ``pylock.toml`` text."""
+    """The plan, or one layer of it, as ``pylock.toml`` text: its files are for one Python (``3.11``) alone."""
     import tomlkit
 
     chosen = plan.packages if layer is None else plan.layer(layer)
@@ -96,7 +96,7 @@ def to_toml(plan: Plan, *, layer: Layer | None = None, python: str) -> str:
         {
             "lock-version": "1.0",
             "created-by": "mlenv",
-            "requires-python": f">={python}",
+            "requires-python": f"=={'.'.join(python.split('.')[:2])}.*",
             "packages": [dict(package.table) for package in chosen],
         }
     )

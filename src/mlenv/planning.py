@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 from mlenv import lockfile, plan, platforms, releases, resolution, solve
 from mlenv import record as record_module
-from mlenv.errors import FindingError, MlenvError, ProjectError, ResolutionError
+from mlenv.errors import FindingError, MlenvError, PackageIndexError, ProjectError, ResolutionError
 from mlenv.lockfile import Pin
 from mlenv.overlay import Overlay
 from mlenv.plan import Plan
@@ -112,9 +112,11 @@ def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) 
         else:
             record.require_fit(overlay, platform=platform, python=_python(project))
             resolved = _resolve_recorded(project, uv, question, record, platform=platform)
-    except ResolutionError as error:
-        expired = _expired(project, uv, overlay, error)
-        raise (expired or error) from error
+    except (ResolutionError, PackageIndexError) as error:
+        told = expired(project, uv, overlay, error) or _of_mixed_days(overlay, error)
+        if told is None:
+            raise
+        raise told from error
     clash = resolution.collision(resolved)
     if clash is not None:
         raise FindingError(
@@ -122,7 +124,8 @@ def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) 
             "and overwrite each other's files",
             hint="run `mlenv lock`: it names what brought each",
         )
-    return resolved
+    mixed = (overlay.mixed_days,) if overlay.mixed_days else ()
+    return replace(resolved, notes=(*resolved.notes, *mixed))
 
 
 def asked_of_foundation(project: Project) -> list[str]:
@@ -153,11 +156,16 @@ def _resolve_recorded(project: Project, uv: Uv, question: Question, record: Reco
     return resolved
 
 
-def _expired(project: Project, uv: Uv, overlay: Overlay, error: ResolutionError) -> ResolutionError | None:
-    """The error where a nightly pin is no longer on its index, which keeps only the newest; else None."""
+def expired(project: Project, uv: Uv, overlay: Overlay, error: MlenvError) -> ResolutionError | None:
+    """The error where a nightly pin is no longer on its index, which keeps only the newest; else None.
+
+    ``error`` is why that is asked: the index lacks a release, or, where its page comes from a cache, a file of it.
+    """
     if overlay.channel != "nightly" or overlay.torch_version is None or uv.offline:
         return None
-    gone = [root for root in overlay.roots() if f"there is no version of {root.name}=" in error.message]
+    if not any(words in error.message for words in ("there is no version of", "was not found", "404 Not Found")):
+        return None
+    gone = [root for root in overlay.roots() if releases.is_gone(project, uv, overlay, root)]
     if not gone:
         return None
     nearest = releases.nearest(project, uv, overlay, torch=overlay.torch_version)
@@ -165,6 +173,16 @@ def _expired(project: Project, uv: Uv, overlay: Overlay, error: ResolutionError)
     return ResolutionError(
         f"{gone[0]} of {overlay.path} has expired: a nightly index keeps the newest alone; {near}",
         hint=f"`mlenv foundation upgrade --nightly --backend {overlay.backend}` takes the newest",
+    )
+
+
+def _of_mixed_days(overlay: Overlay, error: MlenvError) -> ResolutionError | None:
+    """The error where nightlies that were not built together may be why nothing goes together; else None."""
+    if overlay.mixed_days is None or not isinstance(error, ResolutionError):
+        return None
+    return ResolutionError(
+        f"{overlay.mixed_days}; those of one day belong together\n{error.message}",
+        hint=f"`mlenv foundation upgrade --nightly --backend {overlay.backend}` takes the newest that do",
     )
 
 

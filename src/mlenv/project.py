@@ -268,7 +268,7 @@ class Project:
 
         path = self.record_path(backend)
         text = read_text(self.root / path, shown=path)
-        return None if text is None else record.parse(text, path=path)
+        return None if text is None else record.parse(text, path=path).require_of(backend, self.channel)
 
     def overlay(self, backend: str) -> Overlay:
         """The overlay of ``backend`` in this channel. Raises ProjectError where there is none."""

@@ -6,6 +6,7 @@ counts is the hash.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from packaging.version import Version
 from mlenv import platforms as platforms_module
 from mlenv.catalogue import Channel
 from mlenv.errors import FindingError, IntegrityError, ProjectError
-from mlenv.overlay import Overlay, without_label
+from mlenv.overlay import NIGHTLY, Overlay, without_label
+from mlenv.textfile import conflict_line
 
 _HEAD = """\
 # The foundation of backend {backend}{channel}, one file and hash for each package and platform. Written by
@@ -72,8 +74,18 @@ class Record:
     @property
     def again(self) -> str:
         """The command that makes it anew, for hints."""
-        channel = "--nightly " if self.channel == "nightly" else ""
-        return f"`mlenv foundation record {channel}--backend {self.backend}`"
+        return _command(self.backend, self.channel)
+
+    def require_of(self, backend: str, channel: Channel) -> Record:
+        """The record itself. Raises ProjectError where it is another backend's, or of another channel."""
+        if (self.backend, self.channel) == (backend, channel):
+            return self
+        what, wanted = (
+            f"{name} of the {of} channel" for name, of in ((self.backend, self.channel), (backend, channel))
+        )
+        message = f"is the record of {what}, and its name is that of {wanted}"
+        hint = f"put it back in its place, or write this one anew: {_command(backend, channel)}"
+        raise ProjectError(message, path=self.path, hint=hint)
 
     def require_fit(self, overlay: Overlay, *, platform: str, python: str) -> None:
         """Raise FindingError where the overlay pins something else, ProjectError for another platform or Python."""
@@ -111,8 +123,8 @@ class Record:
             return {**{k: v for k, v in table.items() if k not in ("sdist", "archive")}, "wheels": wheels}
         raise IntegrityError(
             f"{name} {recorded.version}: no file that the index offers has the hash that {self.path} records",
-            hint="the release's file was replaced since: compare with the index before you trust either; "
-            f"{self.again} takes the new one",
+            hint="either the record was changed by hand or the release's file was replaced on the index: find out "
+            f"which before you trust either; {self.again} takes what the index lists now",
         )
 
 
@@ -168,7 +180,7 @@ def render(record: Record) -> str:
     channel = " of the nightly channel" if record.channel == "nightly" else ""
     document = {
         "lock-version": "1.0",
-        "requires-python": f">={'.'.join(record.python.split('.')[:2])}",
+        "requires-python": f"=={'.'.join(record.python.split('.')[:2])}.*",
         "created-by": "mlenv",
         "packages": [_package_table(package) for package in record.packages],
         "tool": {
@@ -186,7 +198,9 @@ def render(record: Record) -> str:
 
 def parse(text: str, *, path: str) -> Record:
     """The record in a file. Raises ProjectError where it is none."""
-    hint = "`mlenv foundation record` writes it anew"
+    hint = f"{_of_file(path)} writes it anew"
+    if (line := conflict_line(text)) is not None:
+        raise ProjectError("a conflict marker of git was left", path=path, line=line, hint=hint)
     try:
         data = tomllib.loads(text)
         Pylock.from_dict(data)
@@ -206,6 +220,19 @@ def parse(text: str, *, path: str) -> Record:
         raise ProjectError(f"is no PEP 751 lock: {error}", path=path, hint=hint) from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ProjectError(f"is no record: {error} is missing or of another kind", path=path, hint=hint) from error
+
+
+def _command(backend: str, channel: Channel) -> str:
+    """The command that writes a record, for hints."""
+    return f"`mlenv foundation record {'--nightly ' if channel == 'nightly' else ''}--backend {backend}`"
+
+
+def _of_file(path: str) -> str:
+    """The command that writes the record of this name."""
+    found = re.search(rf"(?:^|/)pylock\.({NIGHTLY})?([^/]+)\.toml$", path)
+    if found is None:
+        return "`mlenv foundation record`"
+    return _command(found[2], "nightly" if found[1] else "stable")
 
 
 def _recorded(table: Mapping[str, Any]) -> Recorded:

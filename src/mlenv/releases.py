@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from mlenv import resolution, solve
+from mlenv import indexes as index_module
+from mlenv import platforms, resolution, solve
 from mlenv.errors import MlenvError, PackageIndexError, ResolutionError, UnreachableError
 from mlenv.overlay import Overlay
 from mlenv.project import Project
@@ -107,6 +108,21 @@ def nearest(project: Project, uv: Uv, overlay: Overlay, *, torch: str) -> str | 
     return None
 
 
+def is_gone(project: Project, uv: Uv, overlay: Overlay, root: Requirement) -> bool:
+    """Whether the index of nightlies, asked anew, doesn't have a pin of the overlay any more."""
+    source = solve.nightly_source(project, overlay.backend)
+    try:
+        _ask(project, uv, overlay, source, [root], platform=None, alone=True)
+    except (PackageIndexError, ResolutionError) as error:
+        return missing_name(error, releases=True) == canonicalize_name(root.name)
+    return False
+
+
+def targets(project: Project) -> list[Mapping[str, str]]:
+    """PEP 508's variables of every target of the project: pins for elsewhere stay where they are."""
+    return [platforms.environment(platform, project.target_python[0]) for platform in project.settings.platforms]
+
+
 def family_of(overlay: Overlay) -> tuple[str, ...]:
     """The names of the torch family that an overlay pins."""
     pinned = {canonicalize_name(root.name) for root in overlay.roots()}
@@ -116,13 +132,13 @@ def family_of(overlay: Overlay) -> tuple[str, ...]:
 def equal_releases(project: Project, overlay: Overlay) -> Iterable[Mapping[str, str]]:
     """The releases of the catalogue whose files on the default index are this backend's build on every platform."""
     names = family_of(overlay)
-    platforms = _platforms(project, overlay)
+    there = _platforms(project, overlay)
     for release in project.catalogue.releases:
-        builds = {project.catalogue.default_index_build(release.torch, platform) for platform in platforms}
+        builds = {project.catalogue.default_index_build(release.torch, platform) for platform in there}
         if builds == {overlay.backend} and _has_python(release.python, project.target_python[0]):
             known = {"torch": release.torch, "torchvision": release.torchvision, "torchaudio": release.torchaudio}
             # torchaudio is numbered like the torch it was built with; beside another CUDA's torch it does not load
-            audio = {project.catalogue.default_index_build(release.torchaudio, platform) for platform in platforms}
+            audio = {project.catalogue.default_index_build(release.torchaudio, platform) for platform in there}
             yield {n: v for n, v in known.items() if n in names and (n != "torchaudio" or audio == builds)}
 
 
@@ -139,14 +155,14 @@ def _on_named(
     project: Project, uv: Uv, overlay: Overlay, source: Source, names: Sequence[str], *, suffix: str = ""
 ) -> Family:
     """The newest family on one index: what one platform gets is held on the others, and lowered where one lacks it."""
-    platforms = _platforms(project, overlay)
+    first = _platforms(project, overlay)[0]
     bound = suffix
     lacking: list[str] = []
     for _ in range(_ROUNDS):
         wanted = [name for name in names if name not in lacking]
         roots = [Requirement(f"{name}{bound if name == 'torch' else suffix}") for name in wanted]
         try:
-            versions = _ask(project, uv, overlay, source, roots, platform=platforms[0])
+            versions = _ask(project, uv, overlay, source, roots, platform=first)
         except (PackageIndexError, ResolutionError) as error:
             missing = missing_name(error)
             if missing is None or missing not in wanted or missing == "torch":
@@ -187,8 +203,12 @@ def _ask(
     alone: bool = False,
     lowest: bool = False,
 ) -> dict[str, str]:
-    """Public version by name of what uv chooses for the roots from one source."""
+    """Public version by name of what uv chooses for the roots from one source, which is asked however fresh a cache is.
+
+    A cached page lacks the newest nightly, and still has those that are gone.
+    """
     asked = Overlay(backend=overlay.backend, path=overlay.path, constraints=(), channel=overlay.channel)
+    wanted = tuple(canonicalize_name(root.name) for root in roots)
     question = Question(
         files={},
         sources=(),
@@ -200,9 +220,9 @@ def _ask(
         with_files=False,
         alone=alone,
         lowest=lowest,
+        refresh=wanted,
     )
     resolved = solve.resolve_backend(project, uv, asked, question, platform=platform or "")
-    wanted = {canonicalize_name(root.name) for root in roots}
     return {pin.name: Version(pin.version or "0").public for pin in resolved.foundation if pin.name in wanted}
 
 
@@ -212,13 +232,8 @@ def _require_address(project: Project, uv: Uv, source: Source) -> None:
     if host is not None and not uv.offline and not reach.has_address(host, env=uv.env):
         raise UnreachableError(
             f"{host} can't be reached (the index {source.index})",
-            hint=f"check the network, or name a mirror: {mirror_variable(source.index)}=<URL>",
+            hint=f"check the network, or name a mirror: {index_module.mirror_variable(source.index)}=<URL>",
         )
-
-
-def mirror_variable(index: str) -> str:
-    """The variable that names a mirror of a named index on this machine."""
-    return f"MLENV_INDEX_URL_{index.upper().replace('-', '_')}"
 
 
 def _sources(project: Project, overlay: Overlay) -> tuple[Source, ...]:

@@ -134,9 +134,11 @@ class Environment:
         python: str | None = None,
         extras: Iterable[str] = (),
         rebuild: bool = False,
+        nightly: bool = False,
     ) -> str:
         """The command that makes it be what it should be, for hints: in backticks, quoted for a shell."""
         words = ["mlenv", "sync", *(["--backend", backend] if backend else []), *(["--rebuild"] if rebuild else [])]
+        words += ["--nightly"] if nightly else []
         words += ["--python", python] if python else []
         words += [word for extra in extras for word in ("--with", extra)]
         words += ["--env", self.shown] if self.asked else []

@@ -19,7 +19,7 @@ from mlenv import __version__, platforms
 from mlenv.errors import FaultError, MlenvError, ProjectError, UsageError, did_you_mean
 from mlenv.location import BACKEND
 from mlenv.report import Finding
-from mlenv.textfile import read_text
+from mlenv.textfile import conflict_line, read_text
 
 if TYPE_CHECKING:
     from mlenv.catalogue_rows import Rows
@@ -311,6 +311,9 @@ def _toml(text: str, shown: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
+        if (marker := conflict_line(text)) is not None:
+            told, hint = "a conflict marker of git was left here", "resolve the merge, then run `mlenv lock`"
+            raise ProjectError(told, path=shown, line=marker, hint=hint) from error
         at = re.search(r" \(at line (\d+), column \d+\)", str(error))
         line = int(at[1]) if at else None
         reason = str(error).replace(at[0], "") if at else str(error)

@@ -45,6 +45,7 @@ class Question:
     ``fall_back`` the first source that isn't known to be unreachable must do; ``source`` leaves no choice at all.
     ``unreachable`` collects the hosts that did not answer, and is shared. Without ``with_files`` the answer has
     versions alone. ``roots`` stand in place of the overlay's pins, ``lowest`` asks for their oldest releases.
+    What an index says of the names in ``refresh`` is not taken from a cache.
     """
 
     files: Mapping[str, str]
@@ -67,6 +68,7 @@ class Question:
     source: Source | None = None
     roots: tuple[Requirement, ...] | None = None
     lowest: bool = False
+    refresh: tuple[str, ...] = ()
 
 
 def sources_of(project: Project, overlay: Overlay, *, platform: str, stand_in: bool) -> tuple[Source, ...]:
@@ -278,11 +280,10 @@ def _with_source_hint(error: MlenvError, overlay: Overlay, source: Source) -> Ml
             f"the foundation of {overlay.backend} can't be had: {error.message}",
             hint=f"change the pin in {overlay.path}, or move exclude-newer in uv.toml where it hides the release",
         )
-    if overlay.backend == "cpu":
+    if overlay.backend == "cpu" and overlay.channel == "stable":
         hint = "the default index has no CPU build for Linux; a CUDA backend also runs without a GPU: try --cuda13"
     elif source.named:
-        name = index_module.normalised(source.index)
-        hint = f"check the index in uv.toml, or name a mirror: MLENV_INDEX_URL_{name}=<URL>"
+        hint = f"check the index in uv.toml, or name a mirror: {index_module.mirror_variable(source.index)}=<URL>"
     else:
         hint = "check the default index (UV_DEFAULT_INDEX), or name a mirror: MLENV_INDEX_URL_DEFAULT=<URL>"
     return PackageIndexError(f"the foundation of {overlay.backend} can't be had: {error.message}", hint=hint)
@@ -411,6 +412,7 @@ def _compilation(
         excluded=question.excluded,
         alone=question.alone,
         lowest=question.lowest,
+        refresh=question.refresh,
         seed=question.seed,
         upgrade=question.upgrade,
         allowed_builds=_allowed_builds(project),

@@ -6,12 +6,14 @@ Knows nothing of what the text means.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
 from mlenv.errors import ProjectError
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_CONFLICT = r"(?m)^(<{7}|={7}|>{7}|\|{7})( |$)"
 
 
 def read_text(path: Path, *, shown: str, utf16: bool = False) -> str | None:
@@ -78,6 +80,12 @@ def require_text(root: Path, path: str, *, origin: str | None = None, line: int 
 def unix_ends(text: str) -> str:
     """The text with every line end as ``\\n``, a lone ``\\r`` too."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def conflict_line(text: str) -> int | None:
+    """The line (1-based) of the first conflict marker of git, or None where none was left."""
+    found = re.search(_CONFLICT, text)
+    return text.count("\n", 0, found.start()) + 1 if found else None
 
 
 def _decoded(data: bytes, path: str) -> str:

@@ -76,6 +76,7 @@ def test_a_platform_that_the_lock_is_not_made_for_fails(world: World) -> None:
     done = world.run("fleet", "check", *files(world))
     assert done.code == 1, done
     assert "the lock is made for linux-x86_64, not for linux-aarch64" in done.out
+    assert 'hint: add "linux-aarch64" to [tool.mlenv] platforms, then `mlenv lock`' in done.out
 
 
 def test_a_lock_that_a_foundation_does_not_go_with_fails_for_its_machines_alone(world: World) -> None:
@@ -128,8 +129,43 @@ def test_a_machine_that_is_gone_or_new_makes_it_stale(world: World) -> None:
     world.run("fleet", "check", *files(world))
     describe(world, "node2", driver="580.65.06", cuda="13.0", gpus=[H100])
     assert "fleet/node2.json is new since" in world.run("fleet", "check", "--check", *files(world)).out
+    fewer = world.run("fleet", "check", "--check", str(world.root / "fleet/node1.json"))
+    assert fewer.code == 1, fewer
+    assert "fleet/laptop.json is in it and was not named" in fewer.out
+    assert "hint: run `mlenv fleet check fleet/node1.json`" in fewer.out
     (world.root / "fleet" / "node1.json").unlink()
     assert "fleet/node1.json is gone since" in world.run("fleet", "check", "--check").out
+    mended = world.run("fleet", "check")  # as the hint says
+    assert mended.code == 0, mended
+    assert "fleet/node1.json is gone and leaves the certificate" in mended.err
+    assert world.run("fleet", "check", "--check").code == 0
+    fewer = world.run("fleet", "check", str(world.root / "fleet/node2.json"))
+    assert "fleet/laptop.json was not named and leaves the certificate" in fewer.err
+
+
+def test_an_edited_certificate_and_a_stale_lock_are_found_by_digest(world: World) -> None:
+    describe(world, "old", driver="580.65.06", cuda="13.0", gpus=[GTX_1080])
+    world.run("fleet", "check", *files(world))
+    document = certificate(world)
+    for entry in document["machines"]:
+        entry |= {"problems": [], "verdict": "good"}
+    (world.root / "fleet-certificate.json").write_text(json.dumps(document))
+    (world.root / "requirements.in").write_text("demo-app\nfilelock\n")
+    done = world.run("fleet", "check", "--check")
+    assert done.code == 1, done
+    assert "the certificate was changed outside mlenv" in done.out
+    assert "requirements.in was changed since the lock was made" in done.out
+    assert "hint: run `mlenv lock`" in done.out
+
+
+def test_the_table_is_shown_where_the_certificate_can_not_be_written(world: World) -> None:
+    done = world.run("fleet", "check", *files(world), "--certificate", "/proc/fleet.json")
+    assert done.code == 8, done
+    assert "2 of 2 machines are served by this lock" in done.out
+    assert "/proc/fleet.json: can't be written" in done.out
+    nowhere = world.run("fleet", "check", *files(world), "--certificate", "none/fleet.json")
+    assert nowhere.code == 2, nowhere
+    assert not (world.root / "none").exists()
 
 
 def test_another_spelling_of_a_description_changes_nothing(world: World) -> None:
@@ -162,6 +198,10 @@ def test_wrong_usage_and_bad_files(world: World) -> None:
     bad = world.run("fleet", "check", *files(world))
     assert bad.code == 3
     assert "gpuz is not a field of it" in bad.err
+    describe(world, "worse", drivr="1")
+    both = world.run("fleet", "check", *files(world)).err
+    assert "fleet/bad.json: gpuz" in both
+    assert "fleet/worse.json: drivr" in both
     done = world.run("fleet", "check", "--check")
     assert done.code == 1
     assert "there is no certificate of the fleet" in done.out

@@ -64,6 +64,14 @@ def test_a_record_holds_every_file_of_the_foundation_and_nothing_else(world: Wor
     assert document["tool"]["mlenv"]["sources"] == {"linux-x86_64": "pytorch-cu130"}  # type: ignore[index]
 
 
+def test_a_dry_run_writes_nothing_at_all(world: World) -> None:
+    (world.root / ".mlenv").write_text("a file, so that nothing can be written below it")
+    for command in ("record", "upgrade"):
+        done = world.run("foundation", command, "--backend", "cu130", "--dry-run")
+        assert done.code == 0, done
+    assert not (world.root / "constraints/pylock.cu130.toml").exists()
+
+
 def test_recording_again_changes_no_byte(world: World) -> None:
     world.run("foundation", "record", "--backend", "cu130")
     path = world.root / "constraints/pylock.cu130.toml"
@@ -245,12 +253,23 @@ def test_two_machines(world: World) -> None:
     done = world.json("foundation", "diff", str(world.root / "mine.json"), str(world.root / "theirs.json"), code=1)
     rows = {row["name"]: (row["left"], row["right"]) for row in done["differences"]}
     assert rows == {"driver": ("none", "535.54.03"), "torch": ("2.14.1+cu130", "2.13.0+cu130")}
+    pointless = world.run("foundation", "diff", "mine.json", "theirs.json", "--machine", "mine.json")
+    assert pointless.code == 2, pointless
+    assert world.run("foundation", "record", "--backend", "cu130", "--backend", "cpu").code == 0
+    mine["machine"]["arch"] = "aarch64"
+    (world.root / "grace.json").write_text(json.dumps(mine))
+    elsewhere = world.run("foundation", "diff", "cu130", "cpu", "--machine", "grace.json")
+    assert elsewhere.code == 2, elsewhere
+    assert "constraints/pylock.cu130.toml has no files for linux-aarch64" in elsewhere.err
 
 
 def test_what_can_not_be_compared_is_wrong_usage(world: World) -> None:
     done = world.run("foundation", "diff", "cu999")
     assert done.code == 2, done
     assert "hint: name a backend that has a record" in done.err
+    done = world.run("foundation", "diff", "cu130")
+    assert done.code == 2, done
+    assert "hint: `mlenv foundation record --backend cu130` writes it" in done.err
 
 
 # ------------------------------------------------------------------------------------------------------------ upgrade
@@ -273,6 +292,26 @@ def test_an_overlay_moves_to_the_newest_and_keeps_its_comments(world: World) -> 
     assert overlay.read_text() == expected
     again = world.run("foundation", "upgrade", "--backend", "cu130")
     assert "constraints/cu130.txt is at the newest" in again.out
+
+
+def test_a_pin_for_another_platform_stays_and_every_change_is_shown(world: World) -> None:
+    world.publish(*fake_foundation("cu130", torch="2.15.0").family, index="pytorch-cu130")
+    overlay = world.root / "constraints/cu130.txt"
+    overlay.write_text(
+        "torch==2.13.0; sys_platform == 'win32'\n"
+        "torch==2.14.1; sys_platform == 'linux' and python_version < '3.99'\n"
+        "torch==2.14.1; sys_platform == 'linux' and python_version > '3.0'\n"
+    )
+    done = world.run("foundation", "upgrade", "--backend", "cu130")
+    assert done.code == 0, done
+    assert overlay.read_text() == (
+        "torch==2.13.0; sys_platform == 'win32'\n"
+        "torch==2.15.0; sys_platform == 'linux' and python_version < '3.99'\n"
+        "torch==2.15.0; sys_platform == 'linux' and python_version > '3.0'\n"
+    )
+    for bound in ('< "3.99"', '> "3.0"'):
+        assert f'↑ torch 2.14.1 → 2.15.0 (sys_platform == "linux" and python_version {bound})' in done.out
+    assert 'note: torch==2.13.0; sys_platform == "win32" is for no platform of the project and stays' in done.out
 
 
 def test_a_source_that_cannot_be_asked_leaves_its_overlay_alone(world: World) -> None:
@@ -314,6 +353,9 @@ def test_list_shows_overlay_source_and_what_is_known(world: World) -> None:
     row = next(row for row in document["backends"] if row["backend"] == "cu130")
     assert (row["overlay"], row["newest"], row["source"]) == ("2.14.1", "2.15.0", "pytorch-cu130")
     assert "2.14.1" in row["known"]
+    assert row["nightly"] is None
+    publish_nightlies(world, OLDER, NIGHTLY)
+    assert f"nightly of cu130: torch {NIGHTLY}" in world.run("foundation", "list", "--backend", "cu130").out
     asked = len(world.index.requests)
     offline = world.run("foundation", "list", "--offline")
     assert "no source was asked" in offline.out
@@ -325,6 +367,8 @@ def test_list_shows_overlay_source_and_what_is_known(world: World) -> None:
 
 def test_nightly_pins_and_records_the_newest_and_leaves_the_lock_alone(world: World) -> None:
     publish_nightlies(world, OLDER, NIGHTLY)
+    stable = world.root / "constraints/cu130.txt"
+    stable.write_text("# The foundation of backend cu130: as `mlenv init` heads it.\n" + stable.read_text())
     lock = (world.root / "requirements.txt").read_text()
     said = world.sync("--cuda13", "--nightly")
     assert f"wrote constraints/nightly-cu130.txt and constraints/pylock.nightly-cu130.toml: torch {NIGHTLY}" in said
@@ -334,6 +378,7 @@ def test_nightly_pins_and_records_the_newest_and_leaves_the_lock_alone(world: Wo
     assert (world.root / "requirements.txt").read_text() == lock
     overlay = (world.root / "constraints/nightly-cu130.txt").read_text()
     assert f"torch=={NIGHTLY}+cu130" in overlay
+    assert overlay.count("# The foundation of") + overlay.count("# The nightly foundation of") == 1
     assert record_of(world, "nightly-cu130")["tool"]["mlenv"]["channel"] == "nightly"  # type: ignore[index]
     assert world.run("lock", "--check").code == 0
     assert world.run("check").code == 0
@@ -365,6 +410,35 @@ def test_an_expired_nightly_names_the_nearest_that_is_there(world: World) -> Non
     assert "has expired" in done.err
     assert f"torch {NIGHTLY} is the nearest that is still there" in done.err
     assert "hint: `mlenv foundation upgrade --nightly --backend cu130` takes the newest" in done.err
+
+
+def test_an_expired_nightly_is_told_and_moved_although_its_page_is_cached(world: World) -> None:
+    world.index.configure("pytorch-nightly-cu130", IndexSettings(cache_control="max-age=600"))
+    publish_nightlies(world, OLDER)
+    fresh = {"UV_CACHE_DIR": str(world.home / "cache")}
+    assert world.run("foundation", "upgrade", "--nightly", "--backend", "cu130", env=fresh).code == 0
+    for name in ("torch", "torchvision", "torchaudio"):
+        world.index.remove("pytorch-nightly-cu130", name)
+    publish_nightlies(world, NIGHTLY)
+    done = world.run("sync", "--cuda13", "--nightly", "--verify", "metadata", env=fresh)
+    assert done.code == 5, done
+    assert f"torch {NIGHTLY} is the nearest that is still there" in done.err
+    done = world.run("foundation", "upgrade", "--nightly", "--backend", "cu130", env=fresh)
+    assert f"↑ torch {OLDER} → {NIGHTLY}" in done.out, done
+
+
+def test_nightlies_of_different_days_are_told(world: World) -> None:
+    publish_nightlies(world, OLDER, NIGHTLY)
+    assert world.run("foundation", "upgrade", "--nightly", "--backend", "cu130").code == 0
+    overlay, older = world.root / "constraints/nightly-cu130.txt", OLDER.replace("2.16", "0.31")
+    overlay.write_text(overlay.read_text().replace("torchvision==0.31.0.dev20261120", f"torchvision=={older}"))
+    done = world.run("foundation", "record", "--nightly", "--backend", "cu130")
+    assert done.code == 5, done
+    assert "pins nightlies of different days: torch 20261120, torchvision 20261119" in done.err
+    assert "hint: `mlenv foundation upgrade --nightly --backend cu130` takes" in done.err
+    world.index.fail("pytorch-nightly-cu130", Status(500))
+    failed = world.run("foundation", "record", "--nightly", "--backend", "cu130", env={"UV_HTTP_RETRIES": "0"})
+    assert "MLENV_INDEX_URL_PYTORCH_NIGHTLY_CU130=<URL>" in failed.err, failed
 
 
 def test_a_nightly_that_does_not_go_with_the_lock_is_refused(world: World) -> None:

@@ -46,7 +46,7 @@ def test_there_and_back(world: World) -> None:
     assert demo(world) == "demo-app 2.0\n"
     done = world.json("rollback")
     assert (done["action"], done["generation"], demo(world)) == ("flipped", first["id"], "demo-app 1.0\n")
-    assert "built from other inputs (lock)" in world.run("sync", "--check", "--cpu").out
+    assert "built from other inputs (requirements.txt)" in world.run("sync", "--check", "--cpu").out
     assert world.run("check").code == 0
     assert world.run("rollback").code == 1
     assert "(flipped)" in world.sync()

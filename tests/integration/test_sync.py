@@ -418,11 +418,18 @@ def test_dry_run_and_check_of_a_finished_environment(world: World) -> None:
     assert world.json("sync", "--cpu", "--check")["in_sync"] is True
     other = world.run("sync", "--cuda13", "--check")
     assert other.code == 1
-    assert ".venv was built from other inputs (backend cpu)" in other.out
+    assert (
+        ".venv was built from other inputs (backend cpu); cu130 is what it should be: the newest CUDA 13" in other.out
+    )
+    assert "or check what is there: `mlenv sync --check --backend cpu`" in other.out
     difference = world.run("sync", "--cuda13", "--dry-run").out
     assert "~ torch 2.14.1+cpu → 2.14.1+cu130" in difference
     assert "+ triton 3.8.0" in difference
     assert _tree(world.root) == before
+    overlay = world.root / "constraints/cpu.txt"
+    overlay.write_text(overlay.read_text() + "numpy<9\n")
+    world.lock()
+    assert "other inputs (constraints/cpu.txt)" in world.run("sync", "--cpu", "--check").out
 
 
 def _tree(root: Path) -> dict[str, int]:

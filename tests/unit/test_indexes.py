@@ -106,6 +106,7 @@ def test_index_url_is_the_default_index() -> None:
         ('[[index]]\nname = "a"\nexplicit = true', 1, "url must be the URL of an index", "https://"),
         ("index = 3", 1, "index must be a list of tables", "[[index]]"),
         ("a = 1\nb = \n", 2, "is not valid TOML", "correct the file"),
+        ("a = 1\n<<<<<<< HEAD\n", 2, "a conflict marker of git was left here", "resolve the merge"),
     ],
 )
 def test_what_could_shadow_or_cant_be_read_is_refused_with_its_line(

@@ -74,6 +74,7 @@ def test_a_record_reads_back_as_it_was_and_is_a_lock_of_pep_751(linux: list[Any]
     assert record.unchanged(before, after)
     assert record.render(after) == text
     assert len(Pylock.from_dict(tomllib.loads(text)).packages) == len(before.packages)
+    assert tomllib.loads(text)["requires-python"] == "==3.11.*"  # its wheels are of that Python alone
 
 
 def test_neither_date_nor_url_is_in_the_digest() -> None:
@@ -124,6 +125,30 @@ def test_only_the_recorded_file_of_a_release_is_taken() -> None:
 def test_a_package_without_a_wheel_can_not_be_recorded() -> None:
     with pytest.raises(ProjectError, match="has no wheel"):
         made(linux_x86_64=[{"name": "odd", "version": "1.0", "sdist": {"hashes": {"sha256": "a" * 64}}}])
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        (PATH, "`mlenv foundation record --backend cu130` writes it anew"),
+        ("constraints/pylock.nightly-cu132.toml", "`mlenv foundation record --nightly --backend cu132` writes it anew"),
+        ("other.toml", "`mlenv foundation record` writes it anew"),
+    ],
+)
+def test_conflict_markers_are_named_with_the_command_that_writes_the_record_anew(path: str, command: str) -> None:
+    text = record.render(made(linux_x86_64=[table("torch", "2.14.1", "a" * 64)])) + "<<<<<<< HEAD\n"
+    with pytest.raises(ProjectError, match="a conflict marker of git was left") as caught:
+        record.parse(text, path=path)
+    assert caught.value.line == text.count("\n")
+    assert caught.value.hint == command
+
+
+def test_a_record_in_the_place_of_another_is_told() -> None:
+    found = made(linux_x86_64=[table("torch", "2.14.1", "a" * 64)])
+    assert found.require_of("cu130", "stable") is found
+    with pytest.raises(ProjectError, match="cu130 of the stable channel, and its name is that of cu132") as caught:
+        found.require_of("cu132", "stable")
+    assert "`mlenv foundation record --backend cu132`" in str(caught.value.hint)
 
 
 def test_a_record_with_other_hashes_than_sha256_is_none() -> None:

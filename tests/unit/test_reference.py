@@ -14,4 +14,8 @@ def test_the_reference_is_current() -> None:
     assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    assert (DOCS / "reference.md").read_text(encoding="utf-8") == generate.reference(), "run: python docs/generate.py"
+    text = generate.reference()
+    for heading in ("mlenv foundation list", "mlenv fleet check"):
+        assert f"### {heading}\n\n```text\nUsage: {heading} " in text
+    assert "-h, --help" in text
+    assert (DOCS / "reference.md").read_text(encoding="utf-8") == text, "run: python docs/generate.py"

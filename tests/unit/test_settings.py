@@ -282,6 +282,12 @@ def test_broken_toml_is_told_with_file_and_line(tmp_path: Path, text: str, line:
     assert (caught.value.path, caught.value.line) == ("pyproject.toml", line)
 
 
+def test_conflict_markers_are_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="a conflict marker of git was left here") as caught:
+        _load(tmp_path, "[tool.mlenv]\n<<<<<<< HEAD\n")
+    assert (caught.value.line, caught.value.hint) == (2, "resolve the merge, then run `mlenv lock`")
+
+
 @pytest.mark.parametrize(("text", "what"), [("tool = 3", "tool must be"), ("[tool]\nmlenv = 3", "tool.mlenv must be")])
 def test_a_table_that_is_none_is_refused(tmp_path: Path, text: str, what: str) -> None:
     with pytest.raises(ProjectError, match=what):

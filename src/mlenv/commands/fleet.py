@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ from mlenv import certificate as certificate_module
 from mlenv import drift, machine, planning, record
 from mlenv.backend import Choice, Request, choose, parse_request
 from mlenv.certificate import Certificate, Verdict
-from mlenv.errors import FindingError, MlenvError, NoBackendError, ProjectError, UsageError
+from mlenv.errors import (
+    EnvironmentBuildError,
+    ExitCode,
+    FindingError,
+    MlenvError,
+    NoBackendError,
+    ProjectError,
+    UsageError,
+)
 from mlenv.judgement import uncovered
 from mlenv.lockfile import digest
 from mlenv.machine import Machine
@@ -33,17 +42,18 @@ def check(project: Project, uv: Uv, *, files: Sequence[Path], output: Path, prog
     """A table of what each machine gets, and the certificate, written to ``output``.
 
     ``files`` are what ``mlenv detect --json`` printed; none: those of the certificate that is there. Exit status 1
-    where the lock doesn't hold on a machine. Raises FindingError for a stale lock, ProjectError for a bad file.
+    where the lock doesn't hold on a machine, 8 where the certificate can't be written. Raises FindingError for a stale
+    lock, ProjectError for a bad file.
     """
+    _require_folder(output)
     machines = _machines(project, files, output)
     _require_current(project)
     choices = {name: _chosen(project, seen) for name, seen in machines.items()}
     proofs = _proofs(project, uv, machines, choices, progress=progress)
     verdicts = tuple(_verdict(project, name, machines[name], choices[name], proofs) for name in machines)
     made = Certificate(inputs=_inputs(project, machines), verdicts=verdicts)
-    text = certificate_module.render(made)
-    if read_text(output, shown=str(output)) != text:
-        write_atomically(output, text)
+    left = _left_out(project, machines, output)
+    unwritten = _write(output, certificate_module.render(made), shown=_shown(project, output))
     bad = [verdict for verdict in verdicts if not verdict.good]
     told = [f"note: {verdict.file}: {note}" for verdict in verdicts for note in verdict.notes]
     lines = [
@@ -52,10 +62,11 @@ def check(project: Project, uv: Uv, *, files: Sequence[Path], output: Path, prog
         *told,
         f"{len(verdicts) - len(bad)} of {len(verdicts)} machines are served by this lock",
     ]
-    lines.append(f"certificate: {_shown(project, output)}")
-    findings = tuple(_finding(verdict) for verdict in bad)
+    lines += [] if unwritten else [f"certificate: {_shown(project, output)}"]
+    findings = (*left, *(_finding(verdict) for verdict in bad), *unwritten)
     data = {"certificate": str(output), "machines": [_data(verdict) for verdict in verdicts], "inputs": made.inputs}
-    return Outcome(text="\n".join(lines), data=data, findings=findings, exit_code=1 if bad else 0)
+    code = ExitCode.ENVIRONMENT if unwritten else ExitCode.FINDING if bad else ExitCode.DONE
+    return Outcome(text="\n".join(lines), data=data, findings=findings, exit_code=code)
 
 
 def check_certificate(project: Project, *, files: Sequence[Path], output: Path) -> Outcome:
@@ -67,9 +78,11 @@ def check_certificate(project: Project, *, files: Sequence[Path], output: Path) 
         hint = "`mlenv fleet check FILES` writes it"
         return _told((Finding(kind="certificate-missing", message=message, path=shown, hint=hint),), shown)
     known = certificate_module.parse(text, path=shown)
-    described = _described(project, files or [project.root / name for name in known.files], missing_ok=True)
-    findings = certificate_module.stale(known, _inputs(project, described), path=shown)
-    return _told(findings, shown, count=len(known.verdicts))
+    described = _described(project, files or [project.root / name for name in known.files], missing_ok=not files)
+    stale_locks = tuple(finding for part in project.locks for finding in drift.check_lock(part))
+    named = [_shown(project, path) for path in files]
+    findings = certificate_module.stale(known, _inputs(project, described), path=shown, named=named)
+    return _told((*stale_locks, *findings), shown, count=len(known.verdicts))
 
 
 def _told(findings: tuple[Finding, ...], shown: str, *, count: int = 0) -> Outcome:
@@ -78,33 +91,85 @@ def _told(findings: tuple[Finding, ...], shown: str, *, count: int = 0) -> Outco
 
 
 def _machines(project: Project, files: Sequence[Path], output: Path) -> dict[str, Machine]:
-    if not files:
-        text = read_text(output, shown=str(output))
-        if text is None:
-            raise UsageError(
-                "no machines were named", hint="`mlenv fleet check fleet/*.json`, each from `mlenv detect`"
-            )
-        files = [project.root / name for name in certificate_module.parse(text, path=str(output)).files]
-    found = _described(project, files, missing_ok=False)
+    known = [] if files else [project.root / name for name in _certified(project, output)]
+    if not files and not known:
+        raise UsageError("no machines were named", hint="`mlenv fleet check fleet/*.json`, each from `mlenv detect`")
+    found = _described(project, files or known, missing_ok=not files)
     if not found:
         raise UsageError("none of these files describes a machine", hint="`mlenv detect --json > fleet/NAME.json`")
     return found
 
 
+def _certified(project: Project, output: Path) -> tuple[str, ...]:
+    """The machines' files that the certificate names; none without a certificate. Raises ProjectError."""
+    shown = _shown(project, output)
+    text = read_text(output, shown=shown)
+    return () if text is None else certificate_module.parse(text, path=shown).files
+
+
+def _left_out(project: Project, machines: Collection[str], output: Path) -> tuple[Finding, ...]:
+    """A note for each machine that the certificate named until now."""
+    try:
+        before = _certified(project, output)
+    except ProjectError:  # whatever stands there, it is made anew
+        return ()
+    gone = [name for name in before if name not in machines]
+    told = [(name, "was not named" if (project.root / name).exists() else "is gone") for name in gone]
+    return tuple(
+        Finding(kind="machine-left-out", message=f"{name} {why} and leaves the certificate", severity="note")
+        for name, why in told
+    )
+
+
+def _require_folder(output: Path) -> None:
+    if not output.parent.is_dir():
+        message = f"--certificate {output}: there is no folder {output.parent}"
+        raise UsageError(message, hint="make it, or name a file in a folder that is there")
+
+
+def _write(output: Path, text: str, *, shown: str) -> tuple[Finding, ...]:
+    """Write the certificate where it differs; a finding where that can't be done: the verdicts are worth showing."""
+    try:
+        if read_text(output, shown=shown) != text:
+            write_atomically(output, text)
+    except EnvironmentBuildError as error:
+        return (Finding(kind="certificate-unwritten", message=error.message, path=shown, hint=error.hint),)
+    return ()
+
+
 def _described(project: Project, files: Sequence[Path], *, missing_ok: bool) -> dict[str, Machine]:
-    """file → machine; a folder stands for its .json files. Certificates are passed over, as a glob finds them, too."""
+    """file → machine; a folder stands for its .json files. Certificates are passed over, as a glob finds them, too.
+
+    Raises ProjectError, which tells of every file that can't be used.
+    """
     found: dict[str, Machine] = {}
+    errors: list[ProjectError] = []
     listed = [inner for given in files for inner in (sorted(given.glob("*.json")) if given.is_dir() else [given])]
     for path in listed:
         name = _shown(project, path)
-        text = read_text(path, shown=name, utf16=True)
-        if text is None:
-            if missing_ok:
-                continue
-            raise ProjectError("there is no such file", path=name, hint="`mlenv detect --json` writes one")
-        if not certificate_module.is_certificate(text):
-            found[name] = machine.parse(text, path=name)
+        try:
+            seen = _read(path, name, missing_ok=missing_ok)
+        except ProjectError as error:
+            errors.append(error)
+            continue
+        if seen is not None:
+            found[name] = seen
+    if len(errors) > 1:
+        told = "\n".join(f"  {error}" for error in errors)
+        raise ProjectError(f"{len(errors)} of the machines' files can't be used:\n{told}", hint=errors[0].hint)
+    if errors:
+        raise errors[0]
     return found
+
+
+def _read(path: Path, name: str, *, missing_ok: bool) -> Machine | None:
+    """The machine in a file; None for a certificate, or for no file where that is all right. Raises ProjectError."""
+    text = read_text(path, shown=name, utf16=True)
+    if text is None and not missing_ok:
+        raise ProjectError("there is no such file", path=name, hint="`mlenv detect --json` writes one")
+    if text is None or certificate_module.is_certificate(text):
+        return None
+    return machine.parse(text, path=name)
 
 
 def _chosen(project: Project, seen: Machine) -> Choice | MlenvError:
@@ -141,7 +206,8 @@ def _proofs(
     wanted = dict.fromkeys(
         (choice.backend, machines[name].platform) for name, choice in choices.items() if isinstance(choice, Choice)
     )
-    progress(f"proving the lock for {', '.join(f'{backend} on {platform}' for backend, platform in wanted)}")
+    if wanted:
+        progress(f"proving the lock for {', '.join(f'{backend} on {platform}' for backend, platform in wanted)}")
 
     def prove(backend: str, platform: str) -> MlenvError | tuple[str, ...]:
         try:
@@ -185,7 +251,7 @@ def _verdict(
     torch = project.overlay(choice.backend).torch_version
     proof = proofs[choice.backend, seen.platform]
     gap = uncovered(catalogue=project.catalogue, machine=seen, backend=choice.backend, torch=torch) if torch else None
-    problems, notes = ([proof.message], ()) if isinstance(proof, MlenvError) else ([], proof)
+    problems, notes = ([str(proof)], ()) if isinstance(proof, MlenvError) else ([], proof)
     return Verdict(
         file=name,
         platform=seen.platform,
@@ -195,6 +261,7 @@ def _verdict(
         reasons=choice.reasons,
         notes=(*choice.notes, *notes),
         problems=(*problems, *([gap] if gap else [])),
+        hint=proof.hint if isinstance(proof, MlenvError) else None,
     )
 
 
@@ -220,7 +287,8 @@ def _require_current(project: Project) -> None:
 
 def _finding(verdict: Verdict) -> Finding:
     message = f"{verdict.file}: {verdict.problems[0]}"
-    return Finding(kind="machine-unfit", message=message, hint=f"`mlenv detect --why --machine {verdict.file}`")
+    hint = verdict.hint or f"`mlenv detect --why --machine {shlex.quote(verdict.file)}`"
+    return Finding(kind="machine-unfit", message=message, hint=hint)
 
 
 def _table(verdicts: Iterable[Verdict]) -> list[str]:

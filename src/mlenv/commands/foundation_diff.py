@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,14 +25,18 @@ class _Side:
     name: str
     facts: Mapping[str, str] = field(default_factory=dict)
     packages: Mapping[str, Package] = field(default_factory=dict)
+    of_record: bool = False
 
 
-def diff(project: Project, one: str, other: str, *, platform: str) -> Outcome:
+def diff(project: Project, one: str, other: str, *, platform: str, described: bool = False) -> Outcome:
     """What differs between two foundations; ``platform`` says which files of a record count.
 
-    Exit status 1 where anything differs. Raises UsageError for what is none of the things that can be compared.
+    Where that is what ``--machine`` describes, a record must have it. Exit status 1 where anything differs. Raises
+    UsageError for what is none of the things that can be compared, and for a ``--machine`` that says nothing.
     """
     left, right = (_side(project, text, platform=platform) for text in (one, other))
+    if described:
+        _require_platform((left, right), platform)
     rows = [*_facts(left, right), *_packages(project, left, right)]
     data = {
         "left": left.name,
@@ -44,6 +48,18 @@ def diff(project: Project, one: str, other: str, *, platform: str) -> Outcome:
     message = f"{left.name} and {right.name} differ in {len(rows)} " + ("thing" if len(rows) == 1 else "things")
     finding = Finding(kind="foundation-differs", message=message)
     return Outcome(text="\n".join(_table(left, right, rows)), data=data, findings=(finding,), exit_code=1)
+
+
+def _require_platform(sides: Iterable[_Side], platform: str) -> None:
+    """Raise UsageError where no record has files for the platform that was asked for."""
+    recorded = [side for side in sides if side.of_record]
+    if not recorded:
+        told = "--machine says which platform of a record counts, and neither side is a record"
+        raise UsageError(told, hint="leave it out; a machine is compared by its file: `mlenv foundation diff A.json B`")
+    for side in recorded:
+        if side.facts["platform"] != platform:
+            told = f"{side.name} has no files for {platform}, which --machine describes"
+            raise UsageError(told, hint="name a machine of one of the record's platforms")
 
 
 def _side(project: Project, text: str, *, platform: str) -> _Side:
@@ -60,6 +76,11 @@ def _side(project: Project, text: str, *, platform: str) -> _Side:
     chosen = project.record(text) if not path.exists() else None
     if chosen is not None:
         return _of_record(chosen, chosen.path, platform=platform)
+    if text in project.overlays and not path.exists():
+        hint = f"`mlenv foundation record --backend {text}` writes it"
+        raise UsageError(f"{text} has no record: {project.record_path(text)} is not there", hint=hint)
+    if path.is_absolute() and not path.exists():
+        raise UsageError(f"there is no {text}", hint=f"`mlenv sync` makes the environment; or name {_KINDS}")
     raise UsageError(f"{text} can't be compared", hint=f"name {_KINDS}")
 
 
@@ -68,7 +89,7 @@ def _of_record(found: record.Record, name: str, *, platform: str) -> _Side:
         platform = next(iter(found.sources))
     packages = {p.name: Package(version=p.version, hashes=p.hashes) for p in found.on(platform).values()}
     facts = {"backend": found.backend, "python": _minor(found.python), "platform": platform}
-    return _Side(name=name, facts=facts, packages=packages)
+    return _Side(name=name, facts=facts, packages=packages, of_record=True)
 
 
 def _of_environment(path: Path, name: str) -> _Side:

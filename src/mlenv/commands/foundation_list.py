@@ -20,7 +20,11 @@ from mlenv.system.uv import Uv
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """One backend: what its overlay pins, what mlenv knows, and what a source has."""
+    """One backend: what its overlay pins, what mlenv knows, and what a source has.
+
+    ``nightly`` is the newest of its index of nightlies, where the project has one; ``problems`` are why a source can't
+    say.
+    """
 
     backend: str
     overlay: str | None
@@ -29,7 +33,8 @@ class _Row:
     platforms: tuple[str, ...]
     found: str | None = None
     source: str | None = None
-    problem: str | None = None
+    nightly: str | None = None
+    problems: tuple[str, ...] = ()
 
 
 def list_releases(project: Project, uv: Uv, *, backends: Sequence[str]) -> Outcome:
@@ -52,7 +57,7 @@ def list_releases(project: Project, uv: Uv, *, backends: Sequence[str]) -> Outco
 def _row(project: Project, name: str) -> _Row:
     python = ".".join(project.target_python[0].split(".")[:2])
     of_python = [release for release in project.catalogue.releases if python in release.python]
-    overlay = project.overlays.get(name)
+    overlay = _overlay(project, name)
     return _Row(
         backend=name,
         overlay=overlay.torch_version if overlay is not None else None,
@@ -60,6 +65,12 @@ def _row(project: Project, name: str) -> _Row:
         unconfirmed=tuple(release.torch for release in of_python if name in release.unconfirmed),
         platforms=tuple(p for p in project.settings.platforms if project.catalogue.builds_for(name, p)),
     )
+
+
+def _overlay(project: Project, name: str) -> Overlay | None:
+    """The overlay of a backend with the lines for the project's targets, or None where it has none."""
+    found = project.overlays.get(name)
+    return found.on(releases.targets(project)) if found is not None else None
 
 
 def _asked(project: Project, uv: Uv, rows: Sequence[_Row]) -> list[_Row]:
@@ -73,31 +84,39 @@ def _asked(project: Project, uv: Uv, rows: Sequence[_Row]) -> list[_Row]:
 
 
 def _with_source(project: Project, uv: Uv, row: _Row) -> _Row:
-    overlay: Overlay | None = project.overlays.get(row.backend)
+    overlay = _overlay(project, row.backend)
     if overlay is None or row.overlay is None or not row.platforms:
         return row
     try:
         family = releases.newest(project, uv, overlay)
+        row = replace(row, found=str(family.torch), source=family.source.index)
     except MlenvError as error:
-        return replace(row, problem=error.message.splitlines()[0])
-    return replace(row, found=str(family.torch), source=family.source.index)
+        row = replace(row, problems=(error.message.splitlines()[0],))
+    if not project.indexes.source_names(row.backend, channel="nightly"):
+        return row
+    try:
+        return replace(row, nightly=str(releases.newest_nightly(project, uv, overlay).torch))
+    except MlenvError as error:
+        return replace(row, problems=(*row.problems, f"nightly: {error.message.splitlines()[0]}"))
 
 
 def _table(rows: Iterable[_Row]) -> list[str]:
     cells = [("backend", "overlay", "on its source", "known releases of torch")]
     for row in rows:
-        source = f"{row.found} ({row.source})" if row.found else "can't be asked" if row.problem else "-"
+        source = f"{row.found} ({row.source})" if row.found else "can't be asked" if row.problems else "-"
         known = ", ".join([*row.known, *(f"{torch}?" for torch in row.unconfirmed)]) or "none for this Python"
         cells.append(
             (row.backend, row.overlay or "-", source, known if row.platforms else "no build for these platforms")
         )
     widths = [max(len(cell[column]) for cell in cells) for column in range(3)]
     lines = ["  ".join([*(c.ljust(w) for c, w in zip(cell[:3], widths, strict=True)), cell[3]]) for cell in cells]
-    problems = [f"{row.backend}: {row.problem}" for row in rows if row.problem]
+    problems = [f"{row.backend}: {problem}" for row in rows for problem in row.problems]
+    nightlies = [f"nightly of {row.backend}: torch {row.nightly}" for row in rows if row.nightly]
     upgrades = [row.backend for row in rows if row.found and row.overlay and Version(row.found) > Version(row.overlay)]
     more = [f"newer than the overlay: {', '.join(upgrades)}; `mlenv foundation upgrade` moves it"] if upgrades else []
     doubt = ["? = may exist; nobody has seen it"] if any(row.unconfirmed for row in rows) else []
-    return [*lines, *([""] if problems or more or doubt else []), *problems, *doubt, *more]
+    below = [*problems, *doubt, *nightlies, *more]
+    return [*lines, *([""] if below else []), *below]
 
 
 def _data(row: _Row) -> dict[str, Any]:
@@ -106,7 +125,8 @@ def _data(row: _Row) -> dict[str, Any]:
         "overlay": row.overlay,
         "newest": row.found,
         "source": row.source,
-        "problem": row.problem,
+        "nightly": row.nightly,
+        "problem": "; ".join(row.problems) or None,
         "known": list(row.known),
         "unconfirmed": list(row.unconfirmed),
         "platforms": list(row.platforms),

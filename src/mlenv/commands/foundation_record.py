@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import date
 from typing import Any
 
@@ -33,7 +34,7 @@ def write_records(
     made: list[tuple[Record | None, Record]] = []
     findings: list[Finding] = []
     codes: list[int] = []
-    with project_lock(project.state, wait=wait, waiting=progress):
+    with nullcontext() if dry_run else project_lock(project.state, wait=wait, waiting=progress):
         for backend in backends or tuple(project.overlays):
             progress(f"recording {backend}")
             try:

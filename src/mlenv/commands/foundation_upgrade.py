@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
@@ -25,13 +27,21 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class _Moved:
-    """One overlay: its pins before and after, and what is worth saying."""
+    """One overlay: its pins before and after, and what is worth saying.
 
-    path: str
-    backend: str
+    ``versions`` are what its lines are moved to, and ``overlay`` has the lines that may move.
+    """
+
+    overlay: Overlay
     before: Mapping[str, str]
     after: Mapping[str, str]
+    versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The overlay's file."""
+        return self.overlay.path
 
     @property
     def changes(self) -> list[str]:
@@ -59,9 +69,10 @@ def upgrade(
     moves: list[_Moved] = []
     findings: list[Finding] = []
     codes: list[int] = []
-    with project_lock(project.state, wait=wait, waiting=progress):
+    with nullcontext() if dry_run else project_lock(project.state, wait=wait, waiting=progress):
         for backend in backends or tuple(project.overlays):
-            overlay = project.overlay(backend)
+            whole = project.overlay(backend)
+            overlay = whole.on(releases.targets(project))
             if overlay.torch_version is None:
                 moves.append(_without_torch(overlay))
                 continue
@@ -73,11 +84,11 @@ def upgrade(
                 findings.append(_left(overlay, error))
                 codes.append(int(error.code))
                 continue
-            moves.append(_move(project, overlay, family, fit=fit))
+            moves.append(_move(project, overlay, family, fit=fit, whole=whole))
         for move in moves:
             if move.changes and not dry_run:
                 text = read_text(project.root / move.path, shown=move.path) or ""
-                moved = overlay_module.rewritten(text, move.after)
+                moved = overlay_module.rewritten(text, move.versions, overlay=move.overlay)
                 write_atomically(project.root / move.path, moved, staging=project.state)
     return _outcome(project, moves, findings, dry_run=dry_run, code=max(codes, default=0))
 
@@ -90,20 +101,21 @@ def upgrade_nightly(
     Raises FindingError for a stale lock, and as ``nightly.find``.
     """
     moves = []
-    with project_lock(project.state, wait=wait, waiting=progress):
+    with nullcontext() if dry_run else project_lock(project.state, wait=wait, waiting=progress):
         for backend in backends:
             part = project.of_lock(backend)
             _require_current(part)
-            old = part.nightly_overlay(backend)
+            there = part.nightly_overlay(backend)
+            old = there.on(releases.targets(part)) if there is not None else None
             found = nightly.find(part, uv, backend, today=today, progress=progress)
             lacking = tuple(_lacking(name, found.family) for name in found.family.lacking)
+            mixed = (found.overlay.mixed_days,) if found.overlay.mixed_days else ()
             moves.append(
                 _Moved(
-                    path=found.overlay.path,
-                    backend=backend,
+                    overlay=found.overlay,
                     before=_pins(old) if old is not None else {},
                     after=_pins(found.overlay),
-                    notes=(*lacking, f"{found.record_path} records its files; the lock stays as it is"),
+                    notes=(*lacking, *mixed, f"{found.record_path} records its files; the lock stays as it is"),
                 )
             )
             if not dry_run:
@@ -113,7 +125,7 @@ def upgrade_nightly(
 
 def _without_torch(overlay: Overlay) -> _Moved:
     note = "it pins no torch; other roots are moved by hand"
-    return _Moved(path=overlay.path, backend=overlay.backend, before={}, after={}, notes=(note,))
+    return _Moved(overlay=overlay, before={}, after={}, notes=(note,))
 
 
 def _family(project: Project, uv: Uv, overlay: Overlay, *, fit: bool, progress: Progress) -> Family:
@@ -177,24 +189,31 @@ def _is_older(version: str | None, newest: str | None) -> bool:
     return version is not None and newest is not None and Version(version) < Version(newest)
 
 
-def _move(project: Project, overlay: Overlay, family: Family, *, fit: bool) -> _Moved:
-    """The move to a family; never to an older one that only the lack of a source makes the newest."""
+def _move(project: Project, overlay: Overlay, family: Family, *, fit: bool, whole: Overlay) -> _Moved:
+    """The move to a family; never to an older one that only the lack of a source makes the newest.
+
+    ``overlay`` has the lines for the project's targets, ``whole`` all of them.
+    """
     before = _pins(overlay)
-    if not fit and Version(before["torch"]) > family.torch:
+    if not fit and Version(overlay.torch_version or "0") > family.torch:
         note = f"{family.source.index} has torch {family.torch}, which is older: the overlay stays as it is"
-        return _Moved(path=overlay.path, backend=overlay.backend, before=before, after=before, notes=(note,))
-    after = {**before, **family.versions}
+        return _Moved(overlay=overlay, before=before, after=before, notes=(note,))
+    after = _pins(overlay_module.moved(overlay, family.versions))
     notes = [_lacking(name, family) for name in family.lacking]
+    elsewhere = [str(root) for root in whole.roots() if root not in overlay.roots()]
+    notes += [f"{root} is for no platform of the project and stays" for root in elsewhere]
     if before != after and (project.root / project.record_path(overlay.backend)).exists():
         again = f"`mlenv foundation record --backend {overlay.backend}`"
         notes.append(f"{project.record_path(overlay.backend)} does not fit any more; after `mlenv lock`: {again}")
-    return _Moved(path=overlay.path, backend=overlay.backend, before=before, after=after, notes=tuple(notes))
+    return _Moved(overlay=overlay, before=before, after=after, versions=family.versions, notes=tuple(notes))
 
 
 def _pins(overlay: Overlay) -> dict[str, str]:
-    """name → public version of every root."""
-    roots = map(without_label, overlay.roots())
-    return {root.name: next(iter(root.specifier)).version for root in roots}
+    """name → public version of every root; with the marker where a name has several lines."""
+    roots = [without_label(root) for root in overlay.roots()]
+    lines = Counter(root.name for root in roots)
+    names = [f"{root.name}; {root.marker}" if lines[root.name] > 1 else root.name for root in roots]
+    return {name: next(iter(root.specifier)).version for name, root in zip(names, roots, strict=True)}
 
 
 def _lacking(name: str, family: Family) -> str:
@@ -234,15 +253,24 @@ def _state(move: _Moved, *, dry_run: bool) -> str:
 
 
 def _data(move: _Moved) -> dict[str, Any]:
-    return {**vars(move), "notes": list(move.notes), "changed": bool(move.changes)}
+    return {
+        "path": move.path,
+        "backend": move.overlay.backend,
+        "before": move.before,
+        "after": move.after,
+        "notes": list(move.notes),
+        "changed": bool(move.changes),
+    }
 
 
 def _change(name: str, old: str | None, new: str | None) -> str:
+    name, found, marker = name.partition("; ")
+    where = f" ({marker})" if found else ""
     if old is None:
-        return f"+ {name} {new}"
+        return f"+ {name} {new}{where}"
     if new is None:
-        return f"- {name} {old}"
-    return f"{'↑' if Version(old) < Version(new) else '↓'} {name} {old} → {new}"
+        return f"- {name} {old}{where}"
+    return f"{'↑' if Version(old) < Version(new) else '↓'} {name} {old} → {new}{where}"
 
 
 def _require_current(project: Project) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from mlenv.catalogue import Catalogue, Channel, Release
 from mlenv.errors import ProjectError, UsageError
 from mlenv.location import CONSTRAINTS, looks_compiled
+from mlenv.overlay import HEAD
 from mlenv.project import Project, read_text
 from mlenv.report import Finding, Outcome
 from mlenv.requirements import split_index_lines
@@ -118,7 +119,7 @@ def _overlays(root: Path, catalogue: Catalogue, backends: Iterable[str], *, pyth
 
 
 def _overlay(backend: str, release: Release, catalogue: Catalogue) -> str:
-    lines = [f"# The foundation of backend {backend}: what `mlenv sync --backend {backend}` installs beside the lock."]
+    lines = [f"{HEAD}{backend}: what `mlenv sync --backend {backend}` installs beside the lock."]
     lines += [f"torch=={release.torch}", f"torchvision=={release.torchvision}"]
     built_with = catalogue.release(release.torchaudio)  # torchaudio is numbered like the torch it was built with
     if built_with is None or backend in built_with.backends:

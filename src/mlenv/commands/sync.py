@@ -46,12 +46,15 @@ class Request:
     rebuild: bool = False
     locked: bool = False
     described: bool = False
+    nightly: bool = False
     wait: float = 600.0
     keep: int | None = None
 
     def again(self, *, rebuild: bool = False) -> str:
         """The command that asks the same, for hints."""
-        return self.environment.sync(backend=self.backend, python=self.python, extras=self.extras, rebuild=rebuild)
+        return self.environment.sync(
+            backend=self.backend, python=self.python, extras=self.extras, rebuild=rebuild, nightly=self.nightly
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +270,9 @@ def _differences(state: _State) -> tuple[Finding, ...]:
         return (Finding(kind="environment-missing", message=f"{name} {what}", hint=hint),)
     if current.key != build.key_of(state.inputs):
         message = f"{name} was built from other inputs{_told_apart(current, state)}"
+        if current.backend != request.backend:
+            message += f"; {request.backend} is what it should be: {'; '.join(request.reasons)}"
+            hint += f", or check what is there: `mlenv sync --check --backend {current.backend}`"
         return (Finding(kind="environment-stale", message=message, hint=hint),)
     changed = build.changed_since(current)
     return tuple(Finding(kind="environment-drifted", message=f"{name}: {line}", hint=hint) for line in changed)
@@ -280,6 +286,9 @@ def _told_apart(current: Generation, state: _State) -> str:
     words = {
         "backend": f"backend {current.backend}",
         "additions": f"with {', '.join(current.extras) or 'no additions'}",
+        "overlay": state.project.overlay(state.request.backend).path,
+        "lock": state.project.settings.lock,
+        "record": state.project.record_path(state.request.backend),
     }
     told = [words.get(name, name) for name in sorted(differ)]
     return f" ({', '.join(told)})" if told else ""
@@ -296,7 +305,14 @@ def _build(state: _State, *, clock: Clock, progress: Progress) -> tuple[Generati
             progress(f"the plan of the last build can't be had any more: {error.message.splitlines()[0]}")
     progress(f"resolving the foundation for {state.request.backend}")
     chosen, notes = _plan(state)
-    return _build_planned(state, chosen, clock=clock, progress=progress), list(notes)
+    try:
+        return _build_planned(state, chosen, clock=clock, progress=progress), list(notes)
+    except PackageIndexError as error:  # resolved by a cached page of the index, which then lacks a file
+        overlay = state.project.overlay(state.request.backend)
+        expired = planning.expired(state.project, state.uv, overlay, error)
+        if expired is None:
+            raise
+        raise expired from error
 
 
 def _plan(state: _State) -> tuple[Plan, tuple[str, ...]]:

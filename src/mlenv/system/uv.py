@@ -84,8 +84,9 @@ class Compilation:
 
     ``python`` is a version ("3.11"), ``platform`` one of mlenv's platforms, or None for the machine's own.
     ``excluded`` names are passed over as if nothing asked for them, ``alone`` passes over all dependencies, ``lowest``
-    takes the oldest release of each direct requirement. ``seed`` is
-    an earlier output whose pins are preferred. ``allowed_builds`` are names and folders whose build code may run.
+    takes the oldest release of each direct requirement. The index is asked for the names in ``refresh`` however fresh
+    the cache is. ``seed`` is an earlier output whose pins are preferred. ``allowed_builds`` are names and folders whose
+    build code may run.
     ``config`` is the text of uv's configuration file.
     """
 
@@ -99,6 +100,7 @@ class Compilation:
     excluded: tuple[str, ...] = ()
     alone: bool = False
     lowest: bool = False
+    refresh: tuple[str, ...] = ()
     seed: str = ""
     upgrade: Upgrade = Upgrade()
     output: Format = "requirements.txt"
@@ -312,6 +314,7 @@ def _compile_argv(uv: Uv, task: Compilation, output: Path) -> list[str | Path]:
     argv += ["--excludes", f"{_OWN}/excluded.txt"] if task.excluded else []
     argv += ["--no-deps"] if task.alone else []
     argv += ["--resolution", "lowest-direct"] if task.lowest else []
+    argv += [word for name in task.refresh if not uv.offline for word in ("--refresh-package", name)]
     if task.platform is not None:
         argv += ["--python-platform", UV_PLATFORMS[task.platform]]
     if task.output == "requirements.txt":
