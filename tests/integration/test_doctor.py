@@ -160,10 +160,11 @@ def test_coupled_packages_are_judged_by_the_overlays(world: World) -> None:
     world.require("demo-app", "onnxruntime", "onnxruntime-gpu", "vllm")
     document = world.json("doctor", "--offline", code=1)
     told = {finding["package"]: finding["message"] for finding in _areas(document)["packages"]["findings"]}
-    assert told == {
-        "onnxruntime-gpu": "onnxruntime-gpu and onnxruntime are both required",
-        "vllm": "vllm 0.33.0 needs torch==2.13.0; cpu pins 2.14.1, cu130 pins 2.14.1",
-    }
+    assert told == {"onnxruntime-gpu": "onnxruntime-gpu and onnxruntime are both required"}, "the lock is proven"
+    (world.root / "constraints/cpu.txt").write_text("torch==2.14.1+cpu\n")  # and now it isn't current
+    document = world.json("doctor", "--offline", code=1)
+    told = {finding["package"]: finding["message"] for finding in _areas(document)["packages"]["findings"]}
+    assert told["vllm"] == "vllm 0.33.0 needs torch==2.14.0; cpu pins 2.14.1, cu130 pins 2.14.1"
 
 
 def test_dropped_variables_are_listed_and_are_not_wrong(world: World) -> None:

@@ -268,7 +268,7 @@ def test_dropped_variables_are_told_with_the_command_that_unsets_them() -> None:
 BOTH = "onnxruntime-gpu and onnxruntime are both required"
 OLD = _overlay("cpu", "torch==2.10.0")
 CPU = _overlay("cpu", "torch==2.15.0")
-CU126 = _overlay("cu126", "torch==2.13.0")
+CU126 = _overlay("cu126", "torch==2.14.0")
 CU132 = _overlay("cu132", "torch==2.15.0")
 CU134 = _overlay("cu134", "torch==2.15.0")
 
@@ -283,9 +283,9 @@ def _wanted(text: str) -> Wanted:
     ("required", "given", "told"),
     [
         (["vllm==0.33.0"], [CU126], []),
-        (["vllm==0.33.0"], [CU126, CU132], ["vllm 0.33.0 needs torch==2.13.0; cu132 pins 2.15.0"]),
+        (["vllm==0.33.0"], [CU126, CU132], ["vllm 0.33.0 needs torch==2.14.0; cu132 pins 2.15.0"]),
         (["vllm==0.2.5"], [CU132], []),  # nothing is known of it
-        (["vllm"], [CU132], ["vllm needs torch==2.13.0; cu132 pins 2.15.0 (as of vllm 0.33.0)"]),
+        (["vllm"], [CU132], ["vllm needs torch==2.14.0; cu132 pins 2.15.0 (as of vllm 0.33.0)"]),
         (["bitsandbytes==0.50.2"], [CPU, CU126, CU132], []),
         (
             ["bitsandbytes==0.49.0"],
@@ -311,6 +311,17 @@ def test_coupled_packages(required: list[str], given: list[Overlay], told: list[
     found = coupled.judge([_wanted(text) for text in required], given)
     assert [finding.message for finding in found] == told
     assert all(finding.hint and finding.why for finding in found)
+
+
+def test_a_proof_counts_before_what_a_row_says_of_declared_needs() -> None:
+    wanted = [_wanted("vllm==0.33.0"), _wanted("torchao==0.18.0")]
+    given = [OLD, CU132]
+    assert [found.package for found in coupled.judge(wanted, given)] == ["vllm", "torchao"]
+    proven = coupled.judge(wanted, given, proven=["cpu", "cu132"])
+    assert [found.package for found in proven] == ["torchao"]  # its metadata says nothing of torch
+    assert [found.message for found in coupled.judge(wanted[:1], given, proven=["cpu"])] == [
+        "vllm 0.33.0 needs torch==2.14.0; cu132 pins 2.15.0"
+    ]
 
 
 def test_what_is_compiled_against_torch_is_told_unless_the_settings_say_so() -> None:

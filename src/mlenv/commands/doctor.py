@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -258,11 +258,17 @@ def _packages(patient: Patient) -> Area:
     findings: dict[str, Finding] = {}
     for seen in project.locks:
         overlays_ = [o for name, o in seen.locked_overlays.items() if name not in project.settings.unproven]
-        for finding in coupled.judge(_wanted(project, seen), overlays_, built_against=built):
+        for finding in coupled.judge(_wanted(project, seen), overlays_, proven=_proven(seen), built_against=built):
             findings.setdefault(finding.message, finding)
     names = sorted({package.name for package in wanted} & coupled.known_names())
     seen_words = f"coupled to torch or CUDA: {', '.join(names)}" if names else "none is coupled to torch or CUDA"
     return Area(name="packages", seen=seen_words, findings=tuple(findings.values()))
+
+
+def _proven(seen: Project) -> Collection[str]:
+    """The backends that the lock is proven on as they are now: a lock that isn't current proves nothing of them."""
+    header = seen.lock.header if seen.lock else None
+    return () if header is None or drift.check_lock(seen) else header.proven
 
 
 def _wanted(project: Project, seen: Project) -> list[Wanted]:
