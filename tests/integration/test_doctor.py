@@ -220,6 +220,28 @@ def test_another_machine_is_judged_without_what_is_about_this_one(world: World) 
     assert skipped == ["uv", "disks", "variables", "environment"]
 
 
+@pytest.mark.parametrize(
+    ("machine", "hint"),
+    [
+        ({**H100, "arch": "aarch64"}, 'platforms = ["linux-x86_64", "linux-aarch64"], then `mlenv lock`'),
+        ({"os": "macos", "arch": "x86_64"}, "a lock can be made for linux-x86_64, "),
+    ],
+    ids=["aarch64", "an old Mac"],
+)
+def test_a_platform_that_the_lock_is_not_made_for_is_wrong(world: World, machine: dict[str, Any], hint: str) -> None:
+    (world.root / "node7.json").write_text(json.dumps(machine))
+    document = world.json("doctor", "--machine", "node7.json", "--offline", code=1)
+    assert _kinds(document, "lock") == [("lock-platform", "error")]
+    assert hint in _areas(document)["lock"]["findings"][0]["hint"]
+
+
+def test_a_target_python_that_is_not_here_is_wrong(world: World) -> None:
+    world.configure('python = "3.99"')
+    document = world.json("doctor", "--offline", code=1)
+    assert _kinds(document, "uv") == [("python-missing", "error")]
+    assert "Python 3.99 is not on this machine" in _areas(document)["uv"]["findings"][0]["message"]
+
+
 def test_a_machine_that_no_backend_fits_is_wrong(world: World) -> None:
     old = {**H100, "driver": "470.57.02", "cuda": "11.4"}
     (world.root / "node7.json").write_text(json.dumps(old))

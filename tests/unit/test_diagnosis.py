@@ -12,6 +12,7 @@ from mlenv.catalogue import load
 from mlenv.commands.doctor import Patient, doctor
 from mlenv.diagnosis import coupled, disks, driver, overlays, variables
 from mlenv.diagnosis.coupled import Wanted
+from mlenv.diagnosis.driver import Judged
 from mlenv.errors import ProjectError
 from mlenv.machine import Gpu, Machine
 from mlenv.overlay import Constraint, Overlay
@@ -45,7 +46,7 @@ DECLARED: dict[str, str | None] = {"cpu": "2.15.0", "cu126": "2.14.1", "cu132": 
 
 
 def _driver(machine: Machine, declared: dict[str, str | None] = DECLARED, drivers: tuple[str, ...] = ()) -> Area:
-    return driver.judge(CATALOGUE, machine, declared=declared, chosen=None, linux_drivers=drivers)
+    return driver.judge(Judged(catalogue=CATALOGUE, declared=declared), machine, linux_drivers=drivers)
 
 
 @pytest.mark.parametrize(("machine", "backend"), [(LINUX, "cpu"), (_with_gpu(), "cu132"), (_with_gpu((6, 1)), "cu126")])

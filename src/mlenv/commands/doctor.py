@@ -11,12 +11,13 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from mlenv import drift, selection
+from mlenv import drift, platforms, selection
 from mlenv.catalogue import load
 from mlenv.diagnosis import coupled, disks, driver, environment, overlays, sources, variables
 from mlenv.diagnosis.coupled import Wanted
+from mlenv.diagnosis.driver import Judged
 from mlenv.diagnosis.sources import Asked
-from mlenv.errors import MlenvError
+from mlenv.errors import MlenvError, ProjectError
 from mlenv.indexes import to_uv_toml
 from mlenv.machine import Machine
 from mlenv.project import Project
@@ -67,21 +68,32 @@ class Patient:
         """uv. Raises FaultError."""
         return self.find_uv()
 
-    @cached_property
-    def declared(self) -> Mapping[str, str | None]:
-        """backend → torch of each overlay; empty where there is none, or none that can be read: that is told apart."""
+    @property
+    def readable(self) -> Project | None:
+        """The project, or None outside one or where its settings can't be read: that is told in its own area."""
         try:
-            return {} if self.project is None else selection.declared(self.project)
+            return self.project
         except MlenvError:
-            return {}
+            return None
+
+    @cached_property
+    def gets(self) -> Judged:
+        """How the backend of a machine is judged here; only mlenv's own catalogue where the project has no other."""
+        project, judged = self.readable, Judged(catalogue=load())
+        if project is not None:
+            with suppress(MlenvError):  # each told in its own area
+                judged = replace(judged, catalogue=project.usable_catalogue)
+            with suppress(MlenvError):
+                judged = replace(judged, python=project.target_python[0])
+            with suppress(MlenvError):
+                declared, chosen = selection.declared(project), project.settings.backend
+                judged = replace(judged, declared=declared, chosen=chosen if chosen in declared else None)
+        return judged
 
     @cached_property
     def backend(self) -> str | None:
         """The backend that this machine gets without being told, or None."""
-        chosen = None if self.project is None else self.project.settings.backend
-        if chosen is not None and chosen not in self.declared:
-            return None
-        return driver.backend_of(load(), self.machine, declared=self.declared, chosen=chosen)
+        return driver.backend_of(self.gets, self.machine)
 
 
 def doctor(patient: Patient) -> Outcome:
@@ -170,15 +182,7 @@ def _here(patient: Patient, name: str, check: Callable[[Patient], Area]) -> Area
 
 
 def _driver(patient: Patient) -> Area:
-    chosen = None
-    try:
-        chosen = patient.project.settings.backend if patient.project else None
-    except MlenvError:  # told in its own area; the machine is shown all the same
-        return driver.judge(load(), patient.machine, declared={}, chosen=None, linux_drivers=_linux_drivers(patient))
-    chosen = chosen if chosen in patient.declared else None
-    return driver.judge(
-        load(), patient.machine, declared=patient.declared, chosen=chosen, linux_drivers=_linux_drivers(patient)
-    )
+    return driver.judge(patient.gets, patient.machine, linux_drivers=_linux_drivers(patient))
 
 
 def _linux_drivers(patient: Patient) -> tuple[str, ...]:
@@ -192,7 +196,18 @@ def _uv(patient: Patient) -> Area:
         message = f"uv {version} is older than {OLDEST_UV}"
         why = "mlenv reads what newer ones say, and older ones have known holes in how they unpack archives"
         findings = (Finding(kind="uv-old", message=message, why=why, hint="`pip install -U uv` beside mlenv"),)
-    return Area(name="uv", seen=f"{version}, {patient.uv.binary}", findings=findings)
+    return Area(name="uv", seen=f"{version}, {patient.uv.binary}", findings=(*findings, *_python(patient)))
+
+
+def _python(patient: Patient) -> Iterator[Finding]:
+    """Whether uv finds the target Python here."""
+    if patient.gets.python is None:
+        return
+    try:
+        uv_module.find_python(patient.uv, patient.gets.python)
+    except ProjectError as error:
+        why = "`mlenv sync` builds environments with the Python that the lock is made for"
+        yield Finding(kind="python-missing", message=error.message, why=why, hint=error.hint)
 
 
 def _disks(patient: Patient) -> Area:
@@ -246,9 +261,26 @@ def _overlays(patient: Patient) -> Area:
 
 def _lock(patient: Patient) -> Area:
     locks = patient.inside.locks
-    findings = tuple(finding for seen in locks for finding in drift.check_lock(seen))
+    findings = tuple(finding for seen in locks for finding in (*drift.check_lock(seen), *_made_for(seen, patient)))
     told = (f"{one.settings.lock} ({len(one.lock.pins)} packages)" if one.lock else one.settings.lock for one in locks)
     return Area(name="lock", seen=", ".join(told), findings=findings)
+
+
+def _made_for(seen: Project, patient: Patient) -> Iterator[Finding]:
+    """Whether the lock is made for the machine's platform; a lock that is not there is told elsewhere."""
+    header, platform = seen.lock.header if seen.lock else None, patient.machine.platform
+    if header is None or platform in header.platforms:
+        return
+    machine = "that machine" if patient.elsewhere else "this machine"
+    written = ", ".join(f'"{name}"' for name in (*header.platforms, platform))
+    add = f"add it: [tool.mlenv] platforms = [{written}], then `mlenv lock`"
+    yield Finding(
+        kind="lock-platform",
+        message=f"the lock is made for {', '.join(header.platforms)}; {machine} is {platform}",
+        path=seen.settings.lock,
+        why=f"`mlenv sync` refuses it on {machine}",
+        hint=add if platform in platforms.KNOWN else f"a lock can be made for {', '.join(platforms.KNOWN)}",
+    )
 
 
 def _packages(patient: Patient) -> Area:
