@@ -34,7 +34,8 @@ class Criterion:
 class Judgement:
     """What one declared backend is worth here, by each criterion.
 
-    ``certain`` is False where nobody knows which GPUs it has code for, or a build is known not to be there.
+    ``certain`` is False where nobody knows which GPUs it has code for (and no plugin brings it, which vouches for its
+    own builds), or a build is known not to be there.
     """
 
     backend: Backend
@@ -96,7 +97,7 @@ def _judge(catalogue: Catalogue, machine: Machine, backend: Backend, torch: str 
         code = None if torch is None else catalogue.code(backend.name, torch, machine.platform, channel=target.channel)
         if torch is not None and machine.visible_gpus:
             criteria += [_code(catalogue, machine, backend, torch, code)]
-            certain = code is not None
+            certain = code is not None or backend.brought_by is not None  # who brings it vouches for it
             notes += [*_minor_note(machine, backend.cuda, backend.name), *_code_notes(backend, torch, code, nightly)]
         elif machine.visible_gpus:
             notes += _minor_note(machine, backend.cuda, backend.name)
@@ -153,8 +154,7 @@ def _code(catalogue: Catalogue, machine: Machine, backend: Backend, torch: str, 
     """Whether a build has code for every visible GPU."""
     name: Literal["compute capability"] = "compute capability"
     if code is None:
-        text = f"mlenv doesn't know which GPUs torch {torch} of {backend.name} has code for: only the driver was judged"
-        return Criterion(name=name, verdict="unknown", text=text)
+        return Criterion(name=name, verdict="unknown", text=_unknown_code(backend, torch))
     cuda = backend.cuda or (0, 0)
     missing = [gpu for gpu in machine.visible_gpus if not _runs(catalogue, machine, code, gpu, cuda)]
     if missing:
@@ -191,12 +191,19 @@ def _almost(catalogue: Catalogue, code: Code, missing: list[Gpu], cuda: Version)
 
 def _code_notes(backend: Backend, torch: str, code: Code | None, nightly: bool) -> Iterable[str]:  # noqa: FBT001
     if code is None:
-        yield f"mlenv doesn't know which GPUs torch {torch} of {backend.name} has code for: only the driver was judged"
+        yield _unknown_code(backend, torch)
     elif nightly:
         yield f"a nightly of {backend.name} is not in mlenv's catalogue; it should run on the newest release's GPUs"
     elif not code.exact:
         told = f"torch {torch} of {backend.name} is not in mlenv's catalogue"
         yield f"{told}; the GPUs it has code for are its neighbours'"
+
+
+def _unknown_code(backend: Backend, torch: str) -> str:
+    judged = "only the driver was judged"
+    if backend.runs is not None:
+        judged = f"the driver was judged, and what {backend.brought_by} says of this machine"
+    return f"mlenv doesn't know which GPUs torch {torch} of {backend.name} has code for: {judged}"
 
 
 def _by_plugin(machine: Machine, backend: Backend) -> Iterable[Criterion]:
