@@ -285,6 +285,16 @@ def test_an_overlay_without_torch_is_left_alone_and_that_is_no_fault(world: Worl
     assert "constraints/cpu.txt stays as it is\n  note: it pins no torch" in done.out
 
 
+def test_fit_says_that_a_torchaudio_which_the_application_needs_is_nowhere(world: World) -> None:
+    (world.root / "constraints/cu130.txt").write_text("torch==2.14.1\ntorchaudio==2.11.0\n")
+    world.require("demo-app", "torchaudio")
+    world.index.remove("pytorch-cu130", "torchaudio")
+    done = world.run("foundation", "upgrade", "--fit", "--backend", "cu130")
+    assert done.code == 5, done
+    assert "requirements.in:2 requires torchaudio" in done.err
+    assert 'hint: leave the backend out of the lock: [tool.mlenv] unproven = ["cu130"]' in done.err
+
+
 def test_fit_takes_the_newest_at_which_nothing_is_held_back(world: World) -> None:
     world.publish(*fake_foundation("cu130", torch="2.15.0").family, index="pytorch-cu130")
     world.publish(

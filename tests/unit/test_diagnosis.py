@@ -184,12 +184,21 @@ def _judged(*given: Overlay, python: str = "3.12") -> Area:
         (_overlay("cu132", "torch==2.15.0", "torchvision==0.29.1"), [("overlay-companion", "error")]),
         (_overlay("cpu", "torch==2.15.0", "torchaudio==2.10.0"), [("overlay-companion", "error")]),
         (_overlay("cu132", "torch==2.15.0", "torchaudio==2.11.0"), [("overlay-torchaudio", "error")]),
+        (_overlay("cu132", "torch==2.15.0", "torchaudio==2.10.0"), [("overlay-torchaudio", "error")]),
         (_overlay("cpu", "torch==2.15.0", "torchaudio==2.11.0"), []),
     ],
     ids=str,
 )
 def test_overlays_against_the_catalogue(overlay: Overlay, kinds: list[tuple[str, str]]) -> None:
     assert _kinds(_judged(overlay)) == kinds
+
+
+def test_a_torchaudio_that_no_build_exists_of_is_to_be_left_out() -> None:
+    [found] = _judged(_overlay("cu132", "torch==2.15.0", "torchaudio==2.10.0")).findings
+    assert found.message.startswith(
+        "torchaudio has no cu132 build: 2.11.0 is its last release, and was built for cpu, "
+    )
+    assert "torchaudio==" not in str(found.hint)
 
 
 def test_a_python_without_wheels_is_told_with_the_nearest_that_has_some() -> None:

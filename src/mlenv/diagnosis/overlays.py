@@ -98,13 +98,22 @@ def _built(catalogue: Catalogue, overlay: Overlay, release: Release) -> Iterator
 
 
 def _companions(catalogue: Catalogue, overlay: Overlay, release: Release) -> Iterator[Finding]:
-    for name, right in (("torchvision", release.torchvision), ("torchaudio", release.torchaudio)):
-        for entry in overlay.constraints:
-            if entry.name == name and entry.pin is not None and Version(entry.pin).public != right:
-                yield _mismatch(overlay, entry, release, right)
     for entry in overlay.constraints:
-        if entry.name == "torchaudio" and entry.pin is not None:
-            yield from _audio_build(catalogue, overlay, entry, entry.pin)
+        right = {"torchvision": release.torchvision, "torchaudio": release.torchaudio}.get(entry.name)
+        if right is None or entry.pin is None:
+            continue
+        built_with = catalogue.release(right) if entry.name == "torchaudio" else None
+        if built_with is not None and _never_built(catalogue, overlay.backend, built_with):
+            yield _no_audio(overlay, entry, built_with)
+        elif Version(entry.pin).public != right:
+            yield _mismatch(overlay, entry, release, right)
+
+
+def _never_built(catalogue: Catalogue, backend: str, built_with: Release) -> bool:
+    """Whether a torchaudio lacks the backend: it is numbered like its torch, and has the backends of that one alone."""
+    known = catalogue.backends.get(backend)
+    theirs = (*built_with.backends, *built_with.unconfirmed)
+    return known is not None and known.brought_by is None and backend not in theirs
 
 
 def _mismatch(overlay: Overlay, entry: Constraint, release: Release, right: str) -> Finding:
@@ -119,21 +128,17 @@ def _mismatch(overlay: Overlay, entry: Constraint, release: Release, right: str)
     )
 
 
-def _audio_build(catalogue: Catalogue, overlay: Overlay, entry: Constraint, pin: str) -> Iterator[Finding]:
-    """torchaudio is numbered like the torch it was built with, and exists for the backends of that torch alone."""
-    built_with = catalogue.release(Version(pin).public)
-    if built_with is None or overlay.backend not in catalogue.backends:
-        return
-    if overlay.backend in (*built_with.backends, *built_with.unconfirmed):
-        return
-    newest = next((name for name in catalogue.backends if name in built_with.backends), "")
-    yield Finding(
+def _no_audio(overlay: Overlay, entry: Constraint, built_with: Release) -> Finding:
+    backend = overlay.backend
+    return Finding(
         kind="overlay-torchaudio",
-        message=f"torchaudio {Version(pin).public} has no {overlay.backend} build; its newest is {newest}",
+        message=f"torchaudio has no {backend} build: {built_with.torch} is its last release, "
+        f"and was built for {', '.join(built_with.backends)}",
         path=overlay.path,
         line=entry.line,
         why="a torchaudio of another CUDA refuses to load beside torch",
-        hint=f"take the line out of {overlay.path}, then `mlenv lock`",
+        hint=f"take the line out of {overlay.path}, then `mlenv lock`; where the application needs torchaudio, "
+        f'leave the backend out of its lock: [tool.mlenv] unproven = ["{backend}"]',
     )
 
 
