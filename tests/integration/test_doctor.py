@@ -14,6 +14,7 @@ from support.interpreter import ProjectFactory, RunProgram
 from support.wheels import Package
 from support.world import World, make_world
 
+CUPY = ("cupy-cuda12x", "cupy-cuda13x")
 MACHINE_AREAS = ["driver", "uv", "disks", "variables"]
 PROJECT_AREAS = ["project", "overlays", "lock", "packages", "environment"]
 H100 = {
@@ -157,7 +158,9 @@ def test_a_stale_lock_is_found(world: World) -> None:
 
 def test_coupled_packages_are_judged_by_the_overlays(world: World) -> None:
     world.publish(Package("onnxruntime", "1.31.1"), Package("onnxruntime-gpu", "1.31.1"), Package("vllm", "0.33.0"))
-    world.require("demo-app", "onnxruntime", "onnxruntime-gpu", "vllm")
+    world.publish(Package("embedder", "1.0", requires=("onnxruntime",)), *(Package(name, "14.2.0") for name in CUPY))
+    elsewhere = 'cupy-cuda12x; sys_platform == "win32"'  # never beside the other one
+    world.require("demo-app", "embedder", "onnxruntime-gpu", "vllm", "cupy-cuda13x", elsewhere)
     document = world.json("doctor", "--offline", code=1)
     told = {finding["package"]: finding["message"] for finding in _areas(document)["packages"]["findings"]}
     assert told == {"onnxruntime-gpu": "onnxruntime-gpu and onnxruntime are both required"}, "the lock is proven"

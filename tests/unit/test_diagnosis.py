@@ -242,7 +242,12 @@ def _variables(
     )
 
 
-SITE = {"/other": ["numpy-2.0.dist-info"], "/cuda": ["libcudnn.so.9", "libm.so"], "/plain": ["libnvidia-ml.so.1"]}
+SITE = {
+    "/own": ["torch"],
+    "/other": ["numpy-2.0.dist-info"],
+    "/cuda": ["libcudnn.so.9", "libm.so"],
+    "/plain": ["libnvidia-ml.so.1"],
+}
 
 
 @pytest.mark.parametrize(
@@ -255,6 +260,7 @@ SITE = {"/other": ["numpy-2.0.dist-info"], "/cuda": ["libcudnn.so.9", "libm.so"]
         ({"PYTHONHOME": "/x"}, [("variable-pythonhome", "warning")]),
         ({"PYTHONPATH": "/other"}, [("variable-pythonpath", "warning")]),
         ({"PYTHONPATH": "/src"}, [("variable-pythonpath", "note")]),
+        ({"PYTHONPATH": "/own"}, [("variable-pythonpath", "warning")]),
         ({"CUDA_HOME": "/usr/local/cuda"}, [("variable-cuda-home", "note")]),
         ({"CUDA_HOME": "/usr/local/cuda-13.1"}, []),
         ({"CONDA_PREFIX": "/opt/conda"}, [("variable-conda", "note")]),
@@ -265,6 +271,12 @@ SITE = {"/other": ["numpy-2.0.dist-info"], "/cuda": ["libcudnn.so.9", "libm.so"]
 )
 def test_variables(environ: dict[str, str], kinds: list[tuple[str, str]]) -> None:
     assert _kinds(_variables(environ, files=SITE)) == kinds
+
+
+def test_a_python_path_with_a_torch_is_told_with_its_name() -> None:
+    assert (
+        "PYTHONPATH holds /own, which has torch" in _variables({"PYTHONPATH": "/own"}, files=SITE).findings[0].message
+    )
 
 
 def test_dropped_variables_are_told_with_the_command_that_unsets_them() -> None:
@@ -307,6 +319,7 @@ def _wanted(text: str) -> Wanted:
         ),
         (["cupy-cuda12x==14.2.0"], [CPU, CU126], []),
         (["cupy-cuda12x==14.2.0"], [CU126, CU132], ["cupy-cuda12x 14.2.0 is built for CUDA 12, and not for cu132"]),
+        (["cupy-cuda12x", "cupy-cuda13x"], [CPU], ["cupy-cuda13x and cupy-cuda12x are both required"]),
         (["torchao==0.18.0"], [OLD], ["torchao 0.18.0 needs torch>=2.11; cpu pins 2.10.0"]),
         (["torchao==0.18.0"], [CU132], []),
         (["onnxruntime==1.31.1"], [CU132], []),

@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from mlenv import drift, platforms, selection
+from mlenv import drift, lockfile, platforms, selection
 from mlenv.catalogue import load
 from mlenv.diagnosis import coupled, disks, driver, environment, overlays, sources, variables
 from mlenv.diagnosis.coupled import Wanted
@@ -286,14 +287,16 @@ def _made_for(seen: Project, patient: Patient) -> Iterator[Finding]:
 def _packages(patient: Patient) -> Area:
     project = patient.inside
     built = [canonicalize_name(name) for name in project.settings.build_against_foundation]
-    wanted = _wanted(project, project)
     findings: dict[str, Finding] = {}
-    for seen in project.locks:
+    coupled_here: set[str] = set()
+    for seen, platform in product(project.locks, project.settings.platforms):
+        wanted = _wanted(project, seen, platform)
+        coupled_here |= {package.name for package in wanted} & coupled.known_names()
         overlays_ = [o for name, o in seen.locked_overlays.items() if name not in project.settings.unproven]
-        for finding in coupled.judge(_wanted(project, seen), overlays_, proven=_proven(seen), built_against=built):
+        for finding in coupled.judge(wanted, overlays_, proven=_proven(seen), built_against=built):
             findings.setdefault(finding.message, finding)
-    names = sorted({package.name for package in wanted} & coupled.known_names())
-    seen_words = f"coupled to torch or CUDA: {', '.join(names)}" if names else "none is coupled to torch or CUDA"
+    names = ", ".join(sorted(coupled_here))
+    seen_words = f"coupled to torch or CUDA: {names}" if names else "none is coupled to torch or CUDA"
     return Area(name="packages", seen=seen_words, findings=tuple(findings.values()))
 
 
@@ -303,13 +306,17 @@ def _proven(seen: Project) -> Collection[str]:
     return () if header is None or drift.check_lock(seen) else header.proven
 
 
-def _wanted(project: Project, seen: Project) -> list[Wanted]:
-    """What the lock pins, and what the requirements files ask for beside it (foundation, or all without a lock)."""
-    found = {pin.name: Wanted(name=pin.name, version=pin.version) for pin in (seen.lock.pins if seen.lock else ())}
+def _wanted(project: Project, seen: Project, platform: str) -> list[Wanted]:
+    """What a platform gets of the lock, and what the requirements files ask for beside it: foundation, or all."""
+    target = {**platforms.environment(platform, seen.target_python[0]), "extra": ""}
+    pins = lockfile.applying(seen.lock.pins if seen.lock else (), target)
+    found = {pin.name: Wanted(name=pin.name, version=pin.version) for pin in pins}
     for _, entry in project.requirements.direct:
-        name = canonicalize_name(entry.requirement.name)
-        version = found[name].version if name in found else None
-        found[name] = Wanted(name=name, version=version, extras=frozenset(entry.requirement.extras))
+        asked = entry.requirement
+        if asked.marker is None or asked.marker.evaluate(target):
+            name = canonicalize_name(asked.name)
+            version = found[name].version if name in found else None
+            found[name] = Wanted(name=name, version=version, extras=frozenset(asked.extras))
     return list(found.values())
 
 

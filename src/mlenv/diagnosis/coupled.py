@@ -135,7 +135,9 @@ def _torch(row: Coupling, package: Wanted, overlays: Sequence[Overlay]) -> Itera
         yield _finding("coupled-torch", message, row, package, hint=hint)
 
 
-_ONE_OF_THEM = "take one of the two out of the requirements, then `mlenv lock`"
+_ONE_OF_THEM = (
+    "take one of the two, or what brings it (`# via` in the lock says what), out of the requirements; then `mlenv lock`"
+)
 _BUILD = "require a release with a wheel for this torch, or build a wheel once and require it by its URL"
 
 
