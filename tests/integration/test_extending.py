@@ -65,6 +65,14 @@ def test_init_writes_the_overlay_of_a_backend_from_the_projects_rows(world: Worl
     assert 'name = "pytorch-cu140"' in (world.root / "uv.toml").read_text()
 
 
+def test_init_names_the_pythons_that_have_wheels(world: World) -> None:
+    world.configure(ROWS.replace('"3.10", "3.11", "3.12", "3.13", "3.14"', '"3.15", "3.16"'))
+    done = world.run("init", "--backend", "cu140")
+    assert done.code == 2, done
+    assert "has wheels for Python 3.11; there are for 3.15, 3.16" in done.err
+    assert "hint: make the project for one of these: `mlenv init --backend cu140 --python 3.16`" in done.err
+
+
 def test_the_projects_rows_choose_lock_and_sync(world: World) -> None:
     _with_cu140(world)
     more = '\n[[tool.mlenv.catalogue.release]]\ntorch = "2.14.1"\nbackends = ["cu140"]\n'
@@ -89,6 +97,12 @@ def test_a_row_makes_the_lock_stale_and_its_source_does_not(world: World) -> Non
     ("old", "new", "line", "told"),
     [
         ('torchvision = "0.30.0"\n', "", 7, "catalogue.release[1] 2.16.0 is new and has no torchvision"),
+        (
+            'name = "cu140"',
+            'name = "cu140"\nindex = "https://me:pw@x.example"',
+            5,
+            "catalogue.backend[1].index carries",
+        ),
         ('"cu140"]', '"cu14O"]', 12, "catalogue.release[1].backends has an item that is 'cu14O'"),
         ('"cu140"]', '"cu141"]', 12, "catalogue.release[1].backends has the unknown backend 'cu141'"),
         ("windows =", "window =", 17, "catalogue.driver_family[1].window is an unknown key"),
@@ -99,6 +113,7 @@ def test_a_mistake_is_told_with_its_line(world: World, old: str, new: str, line:
     done = world.run("detect")
     assert done.code == 3, done
     assert f"pyproject.toml:{line}: {told}" in done.err
+    assert "pw@" not in done.err
     assert "Traceback" not in done.err
 
 

@@ -207,6 +207,10 @@ def test_a_python_without_wheels_is_told_with_the_nearest_that_has_some() -> Non
     assert "--python-version 3.11" in str(area.findings[0].hint)
 
 
+def test_a_release_without_wheels_for_the_target_python_is_not_out() -> None:
+    assert _kinds(_judged(_overlay("cu132", "torch==2.14.1"), python="3.10")) == []
+
+
 def test_overlays_that_contradict_each_other() -> None:
     area = _judged(_overlay("cpu", "torch==2.15.0", "numpy==1.26.4"), _overlay("cu132", "torch==2.15.0", "numpy>=2"))
     assert _kinds(area) == [("overlay-contradiction", "error")]

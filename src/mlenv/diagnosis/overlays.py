@@ -53,9 +53,9 @@ def _judge_one(catalogue: Catalogue, overlay: Overlay, python: str, roots: Seque
     if release is None:
         yield _unknown(catalogue, overlay, torch)
         return
-    yield from _built(catalogue, overlay, release)
+    yield from _built(catalogue, overlay, release, python=_minor(python))
     yield from _companions(catalogue, overlay, release)
-    yield from _python(overlay, release, python)
+    yield from _python(overlay, release, _minor(python))
 
 
 def _unknown(catalogue: Catalogue, overlay: Overlay, torch: str) -> Finding:
@@ -70,19 +70,21 @@ def _unknown(catalogue: Catalogue, overlay: Overlay, torch: str) -> Finding:
     )
 
 
-def _built(catalogue: Catalogue, overlay: Overlay, release: Release) -> Iterator[Finding]:
+def _built(catalogue: Catalogue, overlay: Overlay, release: Release, *, python: str) -> Iterator[Finding]:
     """Whether that release was ever built for the backend, and whether a newer one will be."""
     backend = overlay.backend
     last = catalogue.newest_release(backend)
     if backend not in catalogue.backends or last is None:
         return  # a build of somebody's own, or one that is known from nightlies alone
+    newest = catalogue.newest_release(backend, python=python)
     place = {"path": overlay.path, "line": _line(overlay, "torch")}
     if backend not in (*release.backends, *release.unconfirmed):
+        offered = newest or last
         yield Finding(
             kind="overlay-dead-release",
-            message=f"torch {release.torch} was never built for {backend}; its newest is {last.torch}",
+            message=f"torch {release.torch} was never built for {backend}; its newest is {offered.torch}",
             why=f"`mlenv sync --backend {backend}` can't find it",
-            hint=f"pin torch=={last.torch} there, or let {UPGRADE}",
+            hint=f"pin torch=={offered.torch} there, or let {UPGRADE}",
             **place,  # type: ignore[arg-type]
         )
     elif backend in release.unconfirmed:
@@ -92,8 +94,8 @@ def _built(catalogue: Catalogue, overlay: Overlay, release: Release) -> Iterator
         message = f"{backend} is at its end: {last.torch} is the newest torch that has it, and torch is at "
         message += catalogue.releases[0].torch
         yield Finding(kind="overlay-at-its-end", message=message, severity="note", **place)  # type: ignore[arg-type]
-    elif release.torch != last.torch:
-        message = f"torch {last.torch} is out for {backend}; this overlay pins {release.torch}"
+    elif newest is not None and Version(newest.torch) > Version(release.torch):
+        message = f"torch {newest.torch} is out for {backend}; this overlay pins {release.torch}"
         yield Finding(kind="overlay-behind", message=message, hint=UPGRADE, severity="note", **place)  # type: ignore[arg-type]
 
 
@@ -142,8 +144,11 @@ def _no_audio(overlay: Overlay, entry: Constraint, built_with: Release) -> Findi
     )
 
 
-def _python(overlay: Overlay, release: Release, python: str) -> Iterator[Finding]:
-    minor = ".".join(python.split(".")[:2])
+def _minor(python: str) -> str:
+    return ".".join(python.split(".")[:2])
+
+
+def _python(overlay: Overlay, release: Release, minor: str) -> Iterator[Finding]:
     if minor in release.python:
         return
     yield Finding(
