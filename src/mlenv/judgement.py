@@ -16,9 +16,6 @@ from mlenv import platforms
 from mlenv.catalogue import Backend, Catalogue, Channel, Code, Release, Version, is_nightly
 from mlenv.machine import Gpu, Machine, dotted
 
-NEEDS_DRIVER = "needs a driver"
-"""How the obstacle starts that a newer driver would remove."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
@@ -53,6 +50,16 @@ class Judgement:
     def machine_obstacle(self) -> str | None:
         """Why the machine does not run it, whatever the Python is; or None."""
         return next((one.text for one in self.criteria if one.verdict == "no" and one.name != "Python"), None)
+
+    @property
+    def needs_driver_alone(self) -> bool:
+        """Whether a newer driver is all that it needs to run here."""
+        return self.certain and [one.name for one in self.criteria if one.verdict == "no"] == ["driver"]
+
+    @property
+    def has_code(self) -> bool:
+        """Whether it is known to have code for every visible GPU."""
+        return any(one.name == "compute capability" and one.verdict == "yes" for one in self.criteria)
 
     def as_json(self) -> dict[str, Any]:
         """The judgement as JSON values."""
@@ -140,7 +147,7 @@ def _by_driver(catalogue: Catalogue, machine: Machine, cuda: Version) -> Criteri
 def _driver_obstacle(machine: Machine, cuda: Version, oldest: str | None) -> str | None:
     if machine.cuda is not None and machine.cuda[0] >= cuda[0]:
         return None
-    needs = f"{NEEDS_DRIVER} for CUDA {cuda[0]}" + (f" ({oldest} or newer)" if oldest else "")
+    needs = f"needs a driver for CUDA {cuda[0]}" + (f" ({oldest} or newer)" if oldest else "")
     if machine.cuda is not None:
         return f"{needs}; this one ({machine.driver or 'number unknown'}) goes to CUDA {dotted(machine.cuda)}"
     if machine.driver is None:

@@ -187,7 +187,13 @@ def test_a_gpu_that_nothing_fits_does_not_get_the_cpu_build() -> None:
 
 def test_a_gpu_older_than_every_build_still_gets_a_hint() -> None:
     error = _refused(_machine((3, 5), cuda=(11, 4)), declared=_only("cu126"))
-    assert error.hint == "update the driver; or `mlenv init --backend cpu` adds the one that needs no GPU"
+    assert error.hint == "`mlenv init --backend cpu` adds the one that needs no GPU", "no driver gives it code"
+
+
+def test_the_driver_of_a_jetson_is_updated_with_jetpack() -> None:
+    orin = _machine((8, 7), cuda=(12, 6), arch="aarch64", jetson=True)
+    told = "update JetPack, which brings the driver; or --cpu needs no GPU"
+    assert _refused(orin, declared=_only("cpu", "cu132")).hint == told
 
 
 def test_a_mac_gets_the_cpu_build() -> None:
