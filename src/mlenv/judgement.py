@@ -52,9 +52,14 @@ class Judgement:
         return next((one.text for one in self.criteria if one.verdict == "no" and one.name != "Python"), None)
 
     @property
+    def refused_by(self) -> tuple[str, ...]:
+        """The criteria that keep it from running here."""
+        return tuple(one.name for one in self.criteria if one.verdict == "no")
+
+    @property
     def needs_driver_alone(self) -> bool:
         """Whether a newer driver is all that it needs to run here."""
-        return self.certain and [one.name for one in self.criteria if one.verdict == "no"] == ["driver"]
+        return self.certain and self.refused_by == ("driver",)
 
     @property
     def has_code(self) -> bool:
@@ -105,9 +110,9 @@ def _judge(catalogue: Catalogue, machine: Machine, backend: Backend, torch: str 
         if torch is not None and machine.visible_gpus:
             criteria += [_code(catalogue, machine, backend, torch, code)]
             certain = code is not None or backend.brought_by is not None  # who brings it vouches for it
-            notes += [*_minor_note(machine, backend.cuda, backend.name), *_code_notes(backend, torch, code, nightly)]
+            notes += [*_minor_note(catalogue, machine, backend), *_code_notes(backend, torch, code, nightly)]
         elif machine.visible_gpus:
-            notes += _minor_note(machine, backend.cuda, backend.name)
+            notes += _minor_note(catalogue, machine, backend)
     criteria += _by_plugin(machine, backend)
     if backend.cuda is None and not backend.is_cpu and backend.runs is None:
         notes += [f"mlenv can't tell whether this machine runs {backend.name}: it is no CUDA build"]
@@ -176,7 +181,7 @@ def _runs(catalogue: Catalogue, machine: Machine, code: Code, gpu: Gpu, cuda: Ve
     """Whether a GPU runs machine code of the build, or its PTX, which only a driver as new as the build compiles."""
     if any(catalogue.sass.runs(cubin, device=gpu.compute_capability, cuda=cuda) for cubin in code.architectures):
         return True
-    return _has_ptx(code, gpu) and machine.cuda is not None and machine.cuda >= cuda
+    return _has_ptx(code, gpu) and all_of_cuda(catalogue, machine, cuda) is True
 
 
 def _has_ptx(code: Code, gpu: Gpu) -> bool:
@@ -255,11 +260,26 @@ def _for_python(release: Release | None, python: str | None) -> Iterable[Criteri
     yield Criterion(name="Python", verdict="no", text=text, source=_source(release))
 
 
-def _minor_note(machine: Machine, cuda: Version, name: str) -> tuple[str, ...]:
+def all_of_cuda(catalogue: Catalogue, machine: Machine, cuda: Version) -> bool | None:
+    """Whether the driver is as new as that CUDA, and so compiles its PTX; None where nobody knows."""
+    if machine.cuda is not None:
+        return machine.cuda >= cuda
+    came_with = catalogue.toolkit_drivers.get(cuda)
+    native = machine.os == "linux" and not machine.wsl and not machine.jetson  # whose numbers these are
+    if machine.driver is None or came_with is None or not native:
+        return None
+    return _numbers(machine.driver) >= _numbers(came_with)
+
+
+def _minor_note(catalogue: Catalogue, machine: Machine, backend: Backend) -> tuple[str, ...]:
     """NVIDIA's minor-version compatibility: allowed, and worth saying."""
-    if machine.cuda is None or machine.cuda[0] != cuda[0] or machine.cuda >= cuda:
+    cuda = backend.cuda
+    if cuda is None or (machine.cuda is not None and machine.cuda[0] != cuda[0]):
         return ()
-    told = f"{name} is CUDA {dotted(cuda)} and the driver goes to {dotted(machine.cuda)}: fine within one major"
+    if all_of_cuda(catalogue, machine, cuda) is not False:
+        return ()
+    goes_to = f"goes to {dotted(machine.cuda)}" if machine.cuda else f"({machine.driver}) is older than that"
+    told = f"{backend.name} is CUDA {dotted(cuda)} and the driver {goes_to}: fine within one major"
     return (told + ", but for what compiles PTX at run time",)
 
 

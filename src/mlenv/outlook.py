@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from mlenv.backend import newest_builds
 from mlenv.catalogue import Catalogue, Release, minor_of
-from mlenv.judgement import Target, judge
+from mlenv.judgement import Target, all_of_cuda, judge
 from mlenv.machine import Gpu, Machine, dotted
 
 
@@ -56,7 +56,9 @@ def _age(catalogue: Catalogue, torch: str | None) -> int:
 def _full_features(catalogue: Catalogue, machine: Machine, chosen: str | None) -> Iterator[Step]:
     """The driver that came with the chosen build's CUDA, where this one is older within the major."""
     cuda = catalogue.backend(chosen).cuda if chosen is not None else None
-    if cuda is None or machine.cuda is None or machine.cuda >= cuda or machine.cuda[0] != cuda[0]:
+    if cuda is None or all_of_cuda(catalogue, machine, cuda) is not False:
+        return
+    if machine.cuda is not None and machine.cuda[0] != cuda[0]:  # --force takes a build of another major, too
         return
     driver = catalogue.toolkit_drivers.get(cuda)
     if driver is not None and machine.os == "linux" and not machine.wsl:
@@ -83,13 +85,13 @@ def _of_card(catalogue: Catalogue, machine: Machine, gpu: Gpu, chosen: str | Non
 
 def _with_code(catalogue: Catalogue, machine: Machine, gpu: Gpu, release: Release) -> list[str]:
     """The CUDA builds of a release that have machine code for a GPU, newest first, whatever the driver."""
-    alone = replace(machine, gpus=(gpu,), cuda=None, driver="9999")  # no CUDA version: PTX does not count
+    alone = replace(machine, gpus=(gpu,), cuda=None, driver=None)  # nothing is known of it: PTX does not count
     verdicts = judge(
         catalogue=catalogue,
         machine=alone,
         declared=dict.fromkeys((*release.backends, *release.unconfirmed), release.torch),
     )
-    return [v.backend.name for v in verdicts if v.has_code and v.obstacle is None]
+    return [v.backend.name for v in verdicts if v.has_code and set(v.refused_by) <= {"driver"}]
 
 
 def _why_last(catalogue: Catalogue, backend: str, after: Release) -> str:

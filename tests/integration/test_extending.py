@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -181,6 +183,20 @@ def test_a_lock_is_proven_on_what_described_machines_get(world: World) -> None:
     assert [p["backend"] for p in world.json("lock", "--dry-run", "--machine", gpu)["proven"]] == ["cu130"]
     both = world.json("lock", "--dry-run", "--machine", gpu, "--machine", none)
     assert [p["backend"] for p in both["proven"]] == ["cpu", "cu130"]
+
+
+@pytest.mark.parametrize("word", ["-", "/dev/stdin"])
+@pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="needs /dev/stdin")
+def test_a_machine_may_come_through_a_pipe(world: World, word: str) -> None:
+    words = [sys.executable, "-m", "mlenv", "detect", "--json", "--machine", word]
+    done = subprocess.run(words, cwd=world.root, input=json.dumps(H100), capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["machine"]["gpus"][0]["name"] == "H100"
+
+
+def test_one_machine_is_judged_at_a_time(world: World) -> None:
+    done = world.run("detect", "--machine", _described(world), "--machine", _described(world, "other.json"))
+    assert done.code == 2, done
+    assert "this command judges one machine" in done.err
 
 
 def test_a_machine_that_the_lock_is_not_made_for_is_refused(world: World) -> None:

@@ -253,6 +253,20 @@ def test_a_driver_minor_below_the_builds_is_noted() -> None:
     assert choice.notes[0].startswith("cu132 is CUDA 13.2 and the driver goes to 13.0")
 
 
+@pytest.mark.parametrize(("driver", "noted"), [("580.65.06", True), ("595.45.04", False)])
+def test_the_driver_s_number_tells_the_same_where_its_cuda_is_not_said(driver: str, noted: bool) -> None:
+    machine = _machine((9, 0), cuda=None, driver=driver)
+    choice = choose(catalogue=CATALOGUE, machine=machine, declared=DECLARED, request=Automatic())
+    told = "cu132 is CUDA 13.2 and the driver (580.65.06) is older than that: fine within one major, but for what "
+    assert (choice.backend, choice.notes) == ("cu132", (told + "compiles PTX at run time",) if noted else ())
+
+
+def test_ptx_runs_with_the_driver_that_came_with_the_builds_cuda() -> None:
+    for driver, runs in (("575.51.03", False), ("580.65.06", True)):
+        machine = _machine((13, 0), cuda=None, driver=driver)
+        assert (not obstacles(catalogue=CATALOGUE, machine=machine, declared={"cu130": "2.10.0"})) is runs
+
+
 @pytest.mark.parametrize("cuda", [(13, 2), (13, 4), (14, 0)])
 def test_a_driver_as_new_as_the_build_is_not_noted(cuda: tuple[int, int]) -> None:
     choice = choose(catalogue=CATALOGUE, machine=_machine((9, 0), cuda=cuda), declared=DECLARED, request=Automatic())
