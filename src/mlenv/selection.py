@@ -115,11 +115,15 @@ def for_fleet(project: Project, machines: Mapping[str, Machine]) -> tuple[str, .
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where the environment is; ``shown`` is what messages call it. ``asked`` where it was named with ``--env``."""
+    """Where the environment is; ``shown`` is what messages call it. ``asked`` where it was named with ``--env``.
+
+    ``channel`` is the one that its foundation is to come from.
+    """
 
     path: Path
     shown: str
     asked: bool = False
+    channel: Channel = "stable"
 
     def sync(
         self,
@@ -131,6 +135,7 @@ class Environment:
     ) -> str:
         """The command that makes it be what it should be, for hints: in backticks, quoted for a shell."""
         words = ["mlenv", "sync", *(["--backend", backend] if backend else []), *(["--rebuild"] if rebuild else [])]
+        words += ["--nightly"] if self.channel == "nightly" else []
         words += ["--python", python] if python else []
         words += [word for extra in extras for word in ("--with", extra)]
         words += ["--env", self.shown] if self.asked else []

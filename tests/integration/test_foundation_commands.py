@@ -340,6 +340,13 @@ def test_nightly_pins_and_records_the_newest_and_leaves_the_lock_alone(world: Wo
     assert world.run("check").code == 0
 
 
+def _of_environment(world: World, code: int = 0) -> dict[str, str]:
+    """What doctor has against the environment: kind → hint."""
+    areas = world.json("doctor", "--offline", code=code)["areas"]
+    [found] = [area["findings"] for area in areas if area["name"] == "environment"]
+    return {finding["kind"]: finding["hint"] for finding in found}
+
+
 def test_the_nightly_stays_until_it_is_moved(world: World) -> None:
     publish_nightlies(world, OLDER)
     world.sync("--cuda13", "--nightly")
@@ -348,8 +355,10 @@ def test_the_nightly_stays_until_it_is_moved(world: World) -> None:
     done = world.run("foundation", "upgrade", "--nightly", "--backend", "cu130")
     assert done.code == 0, done
     assert f"↑ torch {OLDER} → {NIGHTLY}" in done.out
+    assert _of_environment(world, code=1) == {"environment-stale": "run `mlenv sync --backend cu130 --nightly`"}
     world.sync("--cuda13", "--nightly")
     assert world.installed["torch"] == f"{NIGHTLY}+cu130"
+    assert _of_environment(world) == {}, "it is judged by the channel that it was built for"
     assert "flipped" in world.sync("--cuda13") or world.installed["torch"] == "2.14.1+cu130"
 
 

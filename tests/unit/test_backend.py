@@ -419,6 +419,13 @@ def test_an_installed_torch_that_covers_or_that_nobody_knows_passes(
     assert uncovered(catalogue=CATALOGUE, machine=_machine(capability), backend=backend, torch=torch) is None
 
 
+def test_what_keeps_a_gpu_from_being_used_is_told_once() -> None:
+    machine = Machine(os="linux", arch="x86_64", findings=(BROKEN,))
+    found = detect(Question(catalogue=CATALOGUE, machine=machine, declared=DECLARED, request=Automatic())).findings
+    assert [str(one.message).count(BROKEN.message) for one in found] == [1]
+    assert "reboot" in str(found[0].hint)
+
+
 def test_obstacles_are_listed_newest_first() -> None:
     found = obstacles(catalogue=CATALOGUE, machine=_machine((9, 0), cuda=(12, 4)), declared=DECLARED)
     assert [other.backend for other in found] == ["cu132", "cu130"]
