@@ -13,7 +13,7 @@ from typing import Any
 
 from mlenv.catalogue import Catalogue, Channel
 from mlenv.errors import NoBackendError, ProjectError
-from mlenv.judgement import NEEDS_DRIVER, Judgement, Target, judge
+from mlenv.judgement import Judgement, Target, judge
 from mlenv.machine import Machine, dotted
 
 _MAJOR = re.compile(r"cuda(\d+)")
@@ -292,8 +292,10 @@ def _nothing_fits(case: _Case, message: str, *, tried: list[Judgement], last: st
     elif addable:
         lines.append(f"{addable[0]} would run here, and this project has no overlay for it")
         instead = f"`mlenv init --backend {addable[0]}` adds it"
-    old = any((verdict.obstacle or "").startswith(NEEDS_DRIVER) for verdict in tried)
-    return NoBackendError("\n".join(lines), hint=_hints(instead, "update the driver" if old else None, last))
+    update = None
+    if any(verdict.needs_driver_alone for verdict in tried):
+        update = "update JetPack, which brings the driver" if case.machine.jetson else "update the driver"
+    return NoBackendError("\n".join(lines), hint=_hints(instead, update, last))
 
 
 def _could_add(case: _Case) -> list[str]:

@@ -152,6 +152,11 @@ class Catalogue:
         having = (release for release in self.releases if backend in release.backends)
         return next((release for release in having if python is None or python in release.python), None)
 
+    def pythons(self, backend: str) -> tuple[str, ...]:
+        """Every Python, oldest first, that a release of the backend has wheels for."""
+        found = {python for release in self.releases if backend in release.backends for python in release.python}
+        return tuple(sorted(found, key=minor_of))  # type: ignore[arg-type]
+
     def overlay_hint(self, name: str) -> str:
         """How a backend gets an overlay: `mlenv init` writes those of the releases in here."""
         if self.newest_release(name) is not None:

@@ -119,6 +119,8 @@ def _rows(where: Where, kind: str, value: object, wrong: Wrong) -> tuple[Row, ..
     rows = [_row((*where, place), item, _FIELDS[kind], wrong, needed=KEYS[kind]) for place, item in enumerate(items)]
     seen: set[object] = set()
     for place, row in enumerate(rows):
+        if kind == "backend":
+            _require_own_cuda((*where, place), row, wrong)
         name = row[KEYS[kind]]
         if name in seen:
             raise wrong((*where, place), f"names {name} twice", "make it one row")
@@ -198,6 +200,27 @@ def _by_platform(where: Where, value: object, wrong: Wrong) -> dict[str, str]:
     return {name: _name((*where, name), item, wrong) for name, item in table.items()}
 
 
+def _url(where: Where, value: object, wrong: Wrong) -> str:
+    """An address without credentials: `mlenv init` writes it into uv.toml, which is committed."""
+    from mlenv import credentials
+
+    address: str = _address(where, value, wrong)
+    if credentials.in_url(address):
+        raise wrong(where, "carries credentials, and would be committed", credentials.REMEDY)
+    return address
+
+
+def _require_own_cuda(where: Where, row: Row, wrong: Wrong) -> None:
+    """A name that mlenv reads by rule and a ``cuda`` that says something else contradict each other."""
+    from mlenv.catalogue import cuda_of
+
+    name, cuda, by_rule = row["name"], row.get("cuda"), cuda_of(row["name"])
+    if cuda is None or (by_rule is None and name != "cpu") or cuda == ".".join(map(str, by_rule or ())):
+        return
+    meant = f"CUDA {by_rule[0]}.{by_rule[1]}" if by_rule else "no CUDA build"
+    raise wrong((*where, "cuda"), f"is {cuda!r}, and the name {name} means {meant}", "take the line out, or rename it")
+
+
 def _anything(_: Where, value: object, __: Wrong) -> str:
     return str(value)
 
@@ -206,7 +229,7 @@ _name = _matching(r"[a-z0-9][a-z0-9.]*", '"cu140"')
 _cuda = _matching(r"\d{1,3}\.\d{1,3}", '"14.0"')
 _torch = _matching(r"\d+(\.\d+){1,3}", '"2.16.0"')
 _driver = _matching(r"\d+(\.\d+)*", '"580"')
-_url = _matching(r"(https?|file)://\S+", '"https://..."')
+_address = _matching(r"(https?|file)://\S+", '"https://..."')
 _CODE_FIELDS: Mapping[str, _Reader] = {
     "torch": _many(_matching(r"\d+\.\d+", '"2.16"'), '["2.16"]'),
     "x86_64": _many(_number, "[75, 80, 90]"),

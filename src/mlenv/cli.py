@@ -57,7 +57,8 @@ _MACHINE = click.option(
     "machine_file",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Judge this machine instead: what `mlenv detect --json` printed on it.",
+    multiple=True,  # more than one is told, instead of the last one winning
+    help="Judge this machine instead: what `mlenv detect --json` printed on it; - is standard input.",
 )
 
 
@@ -73,8 +74,10 @@ def command(
     def wrap(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
         def call(**options: Any) -> None:
-            shared = ("folder", "quiet", "verbose", "color", "offline", "json", "output_format", "machine_file")
+            shared = ("folder", "quiet", "verbose", "color", "offline", "json", "output_format")
             session = Session(**_shared({name: options.pop(name) for name in shared if name in options}))
+            described = options.pop("machine_file", ())
+            _guarded(session, lambda: _describe(session, described))
             asked = options.pop("asked", [])
             if backend:
                 _guarded(session, lambda: function(session, request=_one_request(asked), **options))
@@ -87,6 +90,16 @@ def command(
         return call
 
     return wrap
+
+
+def _describe(session: Session, files: tuple[Path, ...]) -> None:
+    """``--machine FILE``: the machine that this call judges. Raises UsageError for several."""
+    if len(files) > 1:
+        raise UsageError(
+            "--machine is given more than once, and this command judges one machine",
+            hint="`mlenv lock --machine A --machine B`, and `mlenv fleet check A B`, take several",
+        )
+    session.machine_file = files[0] if files else None
 
 
 def _shared(own: dict[str, Any]) -> dict[str, Any]:
@@ -368,7 +381,6 @@ def sync_command(
         rebuild=rebuild,
         locked=locked or selection.in_ci(session.environ),
         described=session.machine_file is not None,
-        nightly=nightly,
         wait=wait,
         keep=keep,
     )

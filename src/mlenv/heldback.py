@@ -171,7 +171,7 @@ def _explained(
 
 
 def _bound(overlay: Overlay, name: str, objection: str) -> str:
-    """``cu132 pins torch==2.15.0, vllm 0.33.0 needs torch==2.13.0``, or what uv says where it is longer than that."""
+    """``cu132 pins torch==2.15.0, vllm 0.33.0 needs torch==2.14.0``, or what uv says where it is longer than that."""
     roots = {root.name: without_label(root) for root in overlay.roots()}
     for needs in _NEEDS.finditer(objection):
         what = re.match(r"[A-Za-z0-9._-]+", needs["what"])

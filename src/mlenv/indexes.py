@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from packaging.utils import canonicalize_name
 
+from mlenv import credentials
 from mlenv.errors import ProjectError, UsageError, did_you_mean
 from mlenv.report import Finding
 from mlenv.textfile import conflict_line, read_text
@@ -71,13 +72,9 @@ _REFUSED: Mapping[str, str] = {
     "find-links": f'write it as [[index]] name = "wheels", url = ..., format = "flat" {_BIND}',
     "no-index": "delete the line; --offline does without an index",
 }
-_CREDENTIALS = (
-    "take them out; hand them over as UV_INDEX_<NAME>_USERNAME and UV_INDEX_<NAME>_PASSWORD, netrc or a keyring"
-)
 _IS_URL = "write https://..., file:///... or the path of a folder"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
-_SECRET_WORD = re.compile(r"token|passw|secret|auth|key$|^sig", re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -380,17 +377,9 @@ def _url(file: _File, value: object, *, key: str, at: int | None) -> str:
 
 
 def _require_no_credentials(file: _File, value: object, *, key: str, at: int | None) -> None:
-    if isinstance(value, str) and _has_credentials(value):
-        raise file.error(f"{key} carries credentials, and this file is committed", key=key, at=at, hint=_CREDENTIALS)
-
-
-def _has_credentials(url: str) -> bool:
-    """A user, a password, or a query that looks like a token: unmasked by uv (FACTS, Reliability and trust 9)."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "@" in url
-    return "@" in parts.netloc or any(_SECRET_WORD.search(name) for name, _ in parse_qsl(parts.query))
+    if isinstance(value, str) and credentials.in_url(value):
+        told = f"{key} carries credentials, and this file is committed"
+        raise file.error(told, key=key, at=at, hint=credentials.REMEDY)
 
 
 def _absolute(url: str, folder: Path) -> str | None:

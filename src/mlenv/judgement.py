@@ -16,9 +16,6 @@ from mlenv import platforms
 from mlenv.catalogue import Backend, Catalogue, Channel, Code, Release, Version, is_nightly
 from mlenv.machine import Gpu, Machine, dotted
 
-NEEDS_DRIVER = "needs a driver"
-"""How the obstacle starts that a newer driver would remove."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion:
@@ -34,7 +31,8 @@ class Criterion:
 class Judgement:
     """What one declared backend is worth here, by each criterion.
 
-    ``certain`` is False where nobody knows which GPUs it has code for, or a build is known not to be there.
+    ``certain`` is False where nobody knows which GPUs it has code for (and no plugin brings it, which vouches for its
+    own builds), or a build is known not to be there.
     """
 
     backend: Backend
@@ -52,6 +50,21 @@ class Judgement:
     def machine_obstacle(self) -> str | None:
         """Why the machine does not run it, whatever the Python is; or None."""
         return next((one.text for one in self.criteria if one.verdict == "no" and one.name != "Python"), None)
+
+    @property
+    def refused_by(self) -> tuple[str, ...]:
+        """The criteria that keep it from running here."""
+        return tuple(one.name for one in self.criteria if one.verdict == "no")
+
+    @property
+    def needs_driver_alone(self) -> bool:
+        """Whether a newer driver is all that it needs to run here."""
+        return self.certain and self.refused_by == ("driver",)
+
+    @property
+    def has_code(self) -> bool:
+        """Whether it is known to have code for every visible GPU."""
+        return any(one.name == "compute capability" and one.verdict == "yes" for one in self.criteria)
 
     def as_json(self) -> dict[str, Any]:
         """The judgement as JSON values."""
@@ -96,10 +109,10 @@ def _judge(catalogue: Catalogue, machine: Machine, backend: Backend, torch: str 
         code = None if torch is None else catalogue.code(backend.name, torch, machine.platform, channel=target.channel)
         if torch is not None and machine.visible_gpus:
             criteria += [_code(catalogue, machine, backend, torch, code)]
-            certain = code is not None
-            notes += [*_minor_note(machine, backend.cuda, backend.name), *_code_notes(backend, torch, code, nightly)]
+            certain = code is not None or backend.brought_by is not None  # who brings it vouches for it
+            notes += [*_minor_note(catalogue, machine, backend), *_code_notes(backend, torch, code, nightly)]
         elif machine.visible_gpus:
-            notes += _minor_note(machine, backend.cuda, backend.name)
+            notes += _minor_note(catalogue, machine, backend)
     criteria += _by_plugin(machine, backend)
     if backend.cuda is None and not backend.is_cpu and backend.runs is None:
         notes += [f"mlenv can't tell whether this machine runs {backend.name}: it is no CUDA build"]
@@ -139,7 +152,7 @@ def _by_driver(catalogue: Catalogue, machine: Machine, cuda: Version) -> Criteri
 def _driver_obstacle(machine: Machine, cuda: Version, oldest: str | None) -> str | None:
     if machine.cuda is not None and machine.cuda[0] >= cuda[0]:
         return None
-    needs = f"{NEEDS_DRIVER} for CUDA {cuda[0]}" + (f" ({oldest} or newer)" if oldest else "")
+    needs = f"needs a driver for CUDA {cuda[0]}" + (f" ({oldest} or newer)" if oldest else "")
     if machine.cuda is not None:
         return f"{needs}; this one ({machine.driver or 'number unknown'}) goes to CUDA {dotted(machine.cuda)}"
     if machine.driver is None:
@@ -153,8 +166,7 @@ def _code(catalogue: Catalogue, machine: Machine, backend: Backend, torch: str, 
     """Whether a build has code for every visible GPU."""
     name: Literal["compute capability"] = "compute capability"
     if code is None:
-        text = f"mlenv doesn't know which GPUs torch {torch} of {backend.name} has code for: only the driver was judged"
-        return Criterion(name=name, verdict="unknown", text=text)
+        return Criterion(name=name, verdict="unknown", text=_unknown_code(backend, torch))
     cuda = backend.cuda or (0, 0)
     missing = [gpu for gpu in machine.visible_gpus if not _runs(catalogue, machine, code, gpu, cuda)]
     if missing:
@@ -169,7 +181,7 @@ def _runs(catalogue: Catalogue, machine: Machine, code: Code, gpu: Gpu, cuda: Ve
     """Whether a GPU runs machine code of the build, or its PTX, which only a driver as new as the build compiles."""
     if any(catalogue.sass.runs(cubin, device=gpu.compute_capability, cuda=cuda) for cubin in code.architectures):
         return True
-    return _has_ptx(code, gpu) and machine.cuda is not None and machine.cuda >= cuda
+    return _has_ptx(code, gpu) and all_of_cuda(catalogue, machine, cuda) is True
 
 
 def _has_ptx(code: Code, gpu: Gpu) -> bool:
@@ -191,12 +203,19 @@ def _almost(catalogue: Catalogue, code: Code, missing: list[Gpu], cuda: Version)
 
 def _code_notes(backend: Backend, torch: str, code: Code | None, nightly: bool) -> Iterable[str]:  # noqa: FBT001
     if code is None:
-        yield f"mlenv doesn't know which GPUs torch {torch} of {backend.name} has code for: only the driver was judged"
+        yield _unknown_code(backend, torch)
     elif nightly:
         yield f"a nightly of {backend.name} is not in mlenv's catalogue; it should run on the newest release's GPUs"
     elif not code.exact:
         told = f"torch {torch} of {backend.name} is not in mlenv's catalogue"
         yield f"{told}; the GPUs it has code for are its neighbours'"
+
+
+def _unknown_code(backend: Backend, torch: str) -> str:
+    judged = "only the driver was judged"
+    if backend.runs is not None:
+        judged = f"the driver was judged, and what {backend.brought_by} says of this machine"
+    return f"mlenv doesn't know which GPUs torch {torch} of {backend.name} has code for: {judged}"
 
 
 def _by_plugin(machine: Machine, backend: Backend) -> Iterable[Criterion]:
@@ -241,11 +260,26 @@ def _for_python(release: Release | None, python: str | None) -> Iterable[Criteri
     yield Criterion(name="Python", verdict="no", text=text, source=_source(release))
 
 
-def _minor_note(machine: Machine, cuda: Version, name: str) -> tuple[str, ...]:
+def all_of_cuda(catalogue: Catalogue, machine: Machine, cuda: Version) -> bool | None:
+    """Whether the driver is as new as that CUDA, and so compiles its PTX; None where nobody knows."""
+    if machine.cuda is not None:
+        return machine.cuda >= cuda
+    came_with = catalogue.toolkit_drivers.get(cuda)
+    native = machine.os == "linux" and not machine.wsl and not machine.jetson  # whose numbers these are
+    if machine.driver is None or came_with is None or not native:
+        return None
+    return _numbers(machine.driver) >= _numbers(came_with)
+
+
+def _minor_note(catalogue: Catalogue, machine: Machine, backend: Backend) -> tuple[str, ...]:
     """NVIDIA's minor-version compatibility: allowed, and worth saying."""
-    if machine.cuda is None or machine.cuda[0] != cuda[0] or machine.cuda >= cuda:
+    cuda = backend.cuda
+    if cuda is None or (machine.cuda is not None and machine.cuda[0] != cuda[0]):
         return ()
-    told = f"{name} is CUDA {dotted(cuda)} and the driver goes to {dotted(machine.cuda)}: fine within one major"
+    if all_of_cuda(catalogue, machine, cuda) is not False:
+        return ()
+    goes_to = f"goes to {dotted(machine.cuda)}" if machine.cuda else f"({machine.driver}) is older than that"
+    told = f"{backend.name} is CUDA {dotted(cuda)} and the driver {goes_to}: fine within one major"
     return (told + ", but for what compiles PTX at run time",)
 
 

@@ -16,7 +16,18 @@ DRIVER_FAULTS = ("driver-", "gpu-")
 """How the kinds of findings start that say: a GPU or its driver is there, and can't be used."""
 
 _LEADING_INTEGER = re.compile(r"[+-]?\d+")
-_VERSION = re.compile(r"(\d+)\.(\d+)")
+_VERSION = re.compile(r"(\d{1,2})\.(\d{1,2})")
+_DRIVER = re.compile(r"\d[\w.+~-]*")
+_WINDOWS_DISPLAY_DRIVER = re.compile(r"\d+\.\d+\.(\d{1,2})\.(\d{4})")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_OTHER_WORDS = {
+    "darwin": "macos",
+    "mac": "macos",
+    "win32": "windows",
+    "nt": "windows",
+    "amd64": "x86_64",
+    "x64": "x86_64",
+}
 _T = TypeVar("_T")
 
 
@@ -164,13 +175,14 @@ def from_json(data: object, *, path: str | None = None) -> Machine:
     """
     read = _Reader(data, where="", path=path)
     read.only(fields(Machine))
+    system = read.get("os", _one_of(get_args(OperatingSystem)))
     return Machine(
-        os=read.get("os", _one_of(get_args(OperatingSystem))),
-        arch=read.get("arch", _one_of(get_args(Architecture))),
+        os=system,
+        arch=read.get("arch", _architecture(system)),
         wsl=read.get("wsl", _boolean, default=False),
         container=read.get("container", _boolean, default=False),
         jetson=read.get("jetson", _boolean, default=False),
-        driver=read.get("driver", _optional(_string), default=None),
+        driver=read.get("driver", _optional(_driver), default=None),
         cuda=read.get("cuda", _optional(_version), default=None),
         gpus=tuple(_gpu(item, index) for index, item in enumerate(read.items("gpus"))),
         findings=tuple(_finding(item) for item in read.items("findings")),
@@ -182,8 +194,8 @@ def _gpu(read: _Reader, position: int) -> Gpu:
     read.only(fields(Gpu))
     return Gpu(
         index=read.get("index", _integer, default=position),
-        name=read.get("name", _string),
-        uuid=read.get("uuid", _string, default=""),
+        name=read.get("name", _printable),
+        uuid=read.get("uuid", _printable, default=""),
         memory_mib=read.get("memory_mib", _optional(_integer), default=None),
         compute_capability=read.get("compute_capability", _version),
         visible=read.get("visible", _boolean, default=True),
@@ -287,11 +299,46 @@ def _optional(convert: Callable[[object], _T]) -> Callable[[object], _T | None]:
     return lambda value: None if value is None else convert(value)
 
 
+def _printable(value: object) -> str:
+    text = _string(value)
+    if _UNPRINTABLE.search(text):
+        raise ValueError("a text of one line")
+    return text
+
+
+def _driver(value: object) -> str:
+    """NVIDIA's number. The last five digits of the one that Windows shows for the display driver are that, too."""
+    text = _string(value)
+    shown_by_windows = _WINDOWS_DISPLAY_DRIVER.fullmatch(text)
+    if shown_by_windows is not None:
+        digits = "".join(shown_by_windows.groups())[-5:]
+        return f"{digits[:3]}.{digits[3:]}"
+    if not _DRIVER.fullmatch(text):
+        raise ValueError('the number of a driver such as "580.65.06"')
+    return text
+
+
+def _architecture(system: str) -> Callable[[object], Any]:
+    """One architecture has two names: macOS says arm64, the others say aarch64 here."""
+    own, other = ("arm64", "aarch64") if system == "macos" else ("aarch64", "arm64")
+
+    def of_system(value: object) -> object:
+        if isinstance(value, str) and value.lower() == other:
+            raise ValueError(f"{own} where os is {system}")
+        return _one_of(("x86_64", own))(value)
+
+    return of_system
+
+
 def _one_of(words: Sequence[Any]) -> Callable[[object], Any]:
     def convert(value: object) -> object:
-        if value not in words:
-            raise ValueError(f"one of {', '.join(words)}")
-        return value
+        import difflib
+
+        if value in words:
+            return value
+        said = str(value).lower()
+        near = difflib.get_close_matches(_OTHER_WORDS.get(said, said), words, n=1)
+        raise ValueError(f"{near[0]} (of {', '.join(words)})" if near else f"one of {', '.join(words)}")
 
     return convert
 

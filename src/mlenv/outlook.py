@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from mlenv.backend import newest_builds
 from mlenv.catalogue import Catalogue, Release, minor_of
-from mlenv.judgement import Judgement, Target, judge
+from mlenv.judgement import Target, all_of_cuda, judge
 from mlenv.machine import Gpu, Machine, dotted
 
 
@@ -20,13 +20,15 @@ class Step:
 
 
 def coming(catalogue: Catalogue, machine: Machine, *, chosen: str | None, target: Target) -> tuple[Step, ...]:
-    """What a newer driver would give this machine, and which of its GPUs have seen their last torch."""
+    """What a newer driver would give this machine, which of its GPUs have seen their last torch, which had none."""
     if not machine.visible_gpus:
         return ()
+    by_capability = {gpu.compute_capability: gpu for gpu in machine.visible_gpus}
+    cards = [gpu for _, gpu in sorted(by_capability.items())]
     return (
         *_unlocked(catalogue, machine, target),
         *_full_features(catalogue, machine, chosen),
-        *_last_releases(catalogue, machine),
+        *(step for gpu in cards for step in _of_card(catalogue, machine, gpu, chosen)),
     )
 
 
@@ -35,19 +37,15 @@ def _unlocked(catalogue: Catalogue, machine: Machine, target: Target) -> Iterato
     declared = newest_builds(catalogue, python=target.python)
     verdicts = judge(catalogue=catalogue, machine=machine, declared=declared, target=target)
     for major in sorted(catalogue.driver_floors):
-        of_major = [v for v in verdicts if v.backend.cuda and v.backend.cuda[0] == major and _only_driver(v)]
+        of_major = [v for v in verdicts if v.backend.cuda and v.backend.cuda[0] == major and v.needs_driver_alone]
         if not of_major:
             continue
         best = max(of_major, key=lambda v: (_age(catalogue, v.torch), v.backend.cuda or (0, 0)))
         floor = catalogue.driver_floors[major]
         number = floor.windows if machine.os == "windows" or machine.wsl else floor.linux
-        told = f"driver {number} or newer would unlock {best.backend.name} (torch {best.torch})"
+        which = f"a JetPack with driver {number}" if machine.jetson else f"driver {number}"
+        told = f"{which} or newer would unlock {best.backend.name} (torch {best.torch})"
         yield Step(kind="driver-unlocks", message=told)
-
-
-def _only_driver(verdict: Judgement) -> bool:
-    refused = [one.name for one in verdict.criteria if one.verdict == "no"]
-    return refused == ["driver"] and verdict.certain
 
 
 def _age(catalogue: Catalogue, torch: str | None) -> int:
@@ -58,35 +56,42 @@ def _age(catalogue: Catalogue, torch: str | None) -> int:
 def _full_features(catalogue: Catalogue, machine: Machine, chosen: str | None) -> Iterator[Step]:
     """The driver that came with the chosen build's CUDA, where this one is older within the major."""
     cuda = catalogue.backend(chosen).cuda if chosen is not None else None
-    if cuda is None or machine.cuda is None or machine.cuda >= cuda or machine.cuda[0] != cuda[0]:
+    if cuda is None or all_of_cuda(catalogue, machine, cuda) is not False:
+        return
+    if machine.cuda is not None and machine.cuda[0] != cuda[0]:  # --force takes a build of another major, too
         return
     driver = catalogue.toolkit_drivers.get(cuda)
     if driver is not None and machine.os == "linux" and not machine.wsl:
-        told = f"driver {driver} or newer has all of CUDA {dotted(cuda)}, run-time compilation of PTX included"
+        which = f"a JetPack of CUDA {dotted(cuda)}" if machine.jetson else f"driver {driver}"
+        told = f"{which} or newer has all of CUDA {dotted(cuda)}, run-time compilation of PTX included"
         yield Step(kind="driver-full-features", message=told)
 
 
-def _last_releases(catalogue: Catalogue, machine: Machine) -> Iterator[Step]:
-    by_capability: dict[tuple[int, int], Gpu] = {gpu.compute_capability: gpu for gpu in machine.visible_gpus}
-    for capability, gpu in sorted(by_capability.items()):
-        found = next((r for r in catalogue.releases if _with_code(catalogue, machine, gpu, r)), None)
-        if found is None or found is catalogue.releases[0]:
+def _of_card(catalogue: Catalogue, machine: Machine, gpu: Gpu, chosen: str | None) -> Iterator[Step]:
+    """Whether a card has seen its last torch, or no torch has code for it; nothing where an unconfirmed build may."""
+    called = f"{gpu.name} ({dotted(gpu.compute_capability)})"
+    for place, release in enumerate(catalogue.releases):
+        backends = _with_code(catalogue, machine, gpu, release)
+        if not backends:
             continue
-        after = catalogue.releases[catalogue.releases.index(found) - 1]
-        backend = _with_code(catalogue, machine, gpu, found)[0]
-        told = f"{gpu.name} ({dotted(capability)}): {backend} with torch {found.torch} is its last release"
-        yield Step(kind="last-release", message=f"{told}: {_why_last(catalogue, backend, after)}")
+        if place and backends[0] in release.backends:
+            told = f"{called}: {backends[0]} with torch {release.torch} is its last release"
+            why = _why_last(catalogue, backends[0], catalogue.releases[place - 1])
+            yield Step(kind="last-release", message=f"{told}: {why}")
+        return
+    if chosen is None:
+        yield Step(kind="no-code", message=f"{called}: {_why_none(catalogue, machine, gpu)}")
 
 
 def _with_code(catalogue: Catalogue, machine: Machine, gpu: Gpu, release: Release) -> list[str]:
-    """The CUDA builds of a release that have code for a GPU, newest first, whatever the driver."""
-    alone = replace(machine, gpus=(gpu,), cuda=(9999, 0))
+    """The CUDA builds of a release that have machine code for a GPU, newest first, whatever the driver."""
+    alone = replace(machine, gpus=(gpu,), cuda=None, driver=None)  # nothing is known of it: PTX does not count
     verdicts = judge(
         catalogue=catalogue,
         machine=alone,
         declared=dict.fromkeys((*release.backends, *release.unconfirmed), release.torch),
     )
-    return [v.backend.name for v in verdicts if v.backend.cuda and v.obstacle is None]
+    return [v.backend.name for v in verdicts if v.has_code and set(v.refused_by) <= {"driver"}]
 
 
 def _why_last(catalogue: Catalogue, backend: str, after: Release) -> str:
@@ -96,5 +101,15 @@ def _why_last(catalogue: Catalogue, backend: str, after: Release) -> str:
     majors = sorted({cuda[0] for cuda in cudas if cuda is not None})
     minor = dotted(minor_of(after.torch) or (0, 0))
     own = f"no CUDA {major} build from {minor} on" if major not in majors else ""
-    others = [f"CUDA {other} has no code for it" for other in majors]
-    return ", and ".join(part for part in (own, *others) if part)
+    others = " and ".join(f"CUDA {other}" for other in majors)
+    verb = "has" if len(majors) == 1 else "have"
+    return ", and ".join(part for part in (own, f"{others} {verb} no code for it" if others else "") if part)
+
+
+def _why_none(catalogue: Catalogue, machine: Machine, gpu: Gpu) -> str:
+    rows = [row for backend in catalogue.backends.values() for row in backend.code]
+    newest = max((number for row in rows for numbers in row.architectures.values() for number in numbers), default=0)
+    if gpu.compute_capability > divmod(newest, 10):
+        return "newer than every build that mlenv knows; a newer mlenv, or rows of [tool.mlenv.catalogue], may know one"
+    also = "; NVIDIA has builds of its own for JetPack" if machine.jetson else ""
+    return f"no torch that mlenv knows has code for it{also}"

@@ -92,14 +92,18 @@ def select(
     return replace(chosen, reasons=(f"the setting says so: {said_by}",)) if from_settings else chosen
 
 
+def own_backend(project: Project) -> str | None:
+    """The backend that the project's own file sets: what a lock or a certificate says depends on nobody's machine."""
+    said_here = project.settings.origins.get("backend", "").startswith(PROJECT_FILE)
+    return project.settings.backend if said_here else None
+
+
 def for_fleet(project: Project, machines: Mapping[str, Machine]) -> Mapping[str, str]:
     """The backend that each machine (by the file that describes it) gets: one that the lock is proven on.
 
     Raises ProjectError for a platform or a backend that the lock isn't made for, NoBackendError where nothing fits.
     """
-    settings = project.settings
-    said_here = settings.origins.get("backend", "").startswith(PROJECT_FILE)
-    own = replace(settings, backend=settings.backend if said_here else None)
+    own = replace(project.settings, backend=own_backend(project))
     fleet = replace(project, environ={}, settings=own)  # what a laptop or a CI says of itself counts for nothing there
     return {path: _covered(fleet, path, machine) for path, machine in machines.items()}
 
@@ -121,11 +125,15 @@ def _covered(project: Project, path: str, machine: Machine) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where the environment is; ``shown`` is what messages call it. ``asked`` where it was named with ``--env``."""
+    """Where the environment is; ``shown`` is what messages call it. ``asked`` where it was named with ``--env``.
+
+    ``channel`` is the one that its foundation is to come from.
+    """
 
     path: Path
     shown: str
     asked: bool = False
+    channel: Channel = "stable"
 
     def sync(
         self,
@@ -134,11 +142,10 @@ class Environment:
         python: str | None = None,
         extras: Iterable[str] = (),
         rebuild: bool = False,
-        nightly: bool = False,
     ) -> str:
         """The command that makes it be what it should be, for hints: in backticks, quoted for a shell."""
         words = ["mlenv", "sync", *(["--backend", backend] if backend else []), *(["--rebuild"] if rebuild else [])]
-        words += ["--nightly"] if nightly else []
+        words += ["--nightly"] if self.channel == "nightly" else []
         words += ["--python", python] if python else []
         words += [word for extra in extras for word in ("--with", extra)]
         words += ["--env", self.shown] if self.asked else []
@@ -149,9 +156,10 @@ def environment(project: Project, backend: str | None, *, asked: Path | None) ->
     """The environment at ``environment_path``, called as the user calls it. Raises UsageError."""
     path = environment_path(project, backend, asked=asked)
     if asked is not None:
-        return Environment(path=path, shown=str(asked), asked=True)
+        return Environment(path=path, shown=str(asked), asked=True, channel=project.channel)
     inside = path.is_relative_to(project.root)
-    return Environment(path=path, shown=path.relative_to(project.root).as_posix() if inside else str(path))
+    shown = path.relative_to(project.root).as_posix() if inside else str(path)
+    return Environment(path=path, shown=shown, channel=project.channel)
 
 
 def environment_path(project: Project, backend: str | None, *, asked: Path | None) -> Path:

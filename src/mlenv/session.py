@@ -111,16 +111,22 @@ class Session:
         return selection.observe(self.environ)
 
     def described(self, path: Path) -> Machine:
-        """The machine that a file describes. Raises UsageError where there is none, ProjectError for a mistake."""
-        from mlenv import machine
-        from mlenv.textfile import read_text
+        """The machine that a file describes; ``-`` is standard input.
 
-        text = read_text(path, shown=str(path), utf16=True)
-        if text is None:
+        Raises UsageError where there is none, ProjectError for a mistake.
+        """
+        from mlenv import machine
+        from mlenv.textfile import decoded, read_text
+
+        if str(path) == "-":
+            text = decoded(sys.stdin.buffer.read(), shown="standard input", utf16=True)
+            return machine.parse(text, path="standard input")
+        found = read_text(path, shown=str(path), utf16=True, pipe=True)
+        if found is None:
             raise UsageError(
                 f"--machine {path}: there is no such file", hint="`mlenv detect --json` on that machine prints one"
             )
-        return machine.parse(text, path=str(path))
+        return machine.parse(found, path=str(path))
 
     def _hinted(self, hint: str) -> str:
         """The hint, its commands such that they do it from this folder and for the lock that was asked for."""

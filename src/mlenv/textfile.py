@@ -16,24 +16,30 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _CONFLICT = r"(?m)^(<{7}|={7}|>{7}|\|{7})( |$)"
 
 
-def read_text(path: Path, *, shown: str, utf16: bool = False) -> str | None:
+def read_text(path: Path, *, shown: str, utf16: bool = False, pipe: bool = False) -> str | None:
     """The text of a file without byte order mark, ``\\r\\n`` as ``\\n``, or None where there is none.
 
-    With ``utf16`` a byte order mark of UTF-16 counts: so Windows PowerShell 5 writes what a command prints.
+    With ``utf16`` a byte order mark of UTF-16 counts: so Windows PowerShell 5 writes what a command prints. With
+    ``pipe`` a pipe is read to its end: somebody named it on the command line.
     Raises ProjectError, which names the file ``shown``, where it is no regular file, unreadable or not UTF-8.
     """
     try:
-        if path.exists() and not path.is_file():  # a FIFO would hang
+        if path.exists() and not path.is_file() and not (pipe and path.is_fifo()):  # a FIFO would hang
             raise ProjectError("is no regular file", path=shown, hint="move it away, or make it a text file")
-        data = path.read_bytes()
-        encoding = "utf-16" if utf16 and data.startswith(_UTF16) else "utf-8-sig"
-        return data.decode(encoding).replace("\r\n", "\n")
+        return decoded(path.read_bytes(), shown=shown, utf16=utf16)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except UnicodeDecodeError:
-        raise ProjectError("is not UTF-8 text", path=shown, hint="save it as UTF-8") from None
     except OSError as error:
         raise ProjectError(f"can't be read: {error.strerror}", path=shown, hint="check its permissions") from error
+
+
+def decoded(data: bytes, *, shown: str, utf16: bool) -> str:
+    """The text of a file's bytes, as ``read_text`` gives it. Raises ProjectError."""
+    encoding = "utf-16" if utf16 and data.startswith(_UTF16) else "utf-8-sig"
+    try:
+        return data.decode(encoding).replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        raise ProjectError("is not UTF-8 text", path=shown, hint="save it as UTF-8") from None
 
 
 def inside(root: Path, path: str, *, origin: str | None = None, line: int | None = None) -> str:

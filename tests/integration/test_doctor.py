@@ -14,6 +14,7 @@ from support.interpreter import ProjectFactory, RunProgram
 from support.wheels import Package
 from support.world import World, make_world
 
+CUPY = ("cupy-cuda12x", "cupy-cuda13x")
 MACHINE_AREAS = ["driver", "uv", "disks", "variables"]
 PROJECT_AREAS = ["project", "overlays", "lock", "packages", "environment"]
 H100 = {
@@ -157,13 +158,16 @@ def test_a_stale_lock_is_found(world: World) -> None:
 
 def test_coupled_packages_are_judged_by_the_overlays(world: World) -> None:
     world.publish(Package("onnxruntime", "1.31.1"), Package("onnxruntime-gpu", "1.31.1"), Package("vllm", "0.33.0"))
-    world.require("demo-app", "onnxruntime", "onnxruntime-gpu", "vllm")
+    world.publish(Package("embedder", "1.0", requires=("onnxruntime",)), *(Package(name, "14.2.0") for name in CUPY))
+    elsewhere = 'cupy-cuda12x; sys_platform == "win32"'  # never beside the other one
+    world.require("demo-app", "embedder", "onnxruntime-gpu", "vllm", "cupy-cuda13x", elsewhere)
     document = world.json("doctor", "--offline", code=1)
     told = {finding["package"]: finding["message"] for finding in _areas(document)["packages"]["findings"]}
-    assert told == {
-        "onnxruntime-gpu": "onnxruntime-gpu and onnxruntime are both required",
-        "vllm": "vllm 0.33.0 needs torch==2.13.0; cpu pins 2.14.1, cu130 pins 2.14.1",
-    }
+    assert told == {"onnxruntime-gpu": "onnxruntime-gpu and onnxruntime are both required"}, "the lock is proven"
+    (world.root / "constraints/cpu.txt").write_text("torch==2.14.1+cpu\n")  # and now it isn't current
+    document = world.json("doctor", "--offline", code=1)
+    told = {finding["package"]: finding["message"] for finding in _areas(document)["packages"]["findings"]}
+    assert told["vllm"] == "vllm 0.33.0 needs torch==2.14.0; cpu pins 2.14.1, cu130 pins 2.14.1"
 
 
 def test_dropped_variables_are_listed_and_are_not_wrong(world: World) -> None:
@@ -217,6 +221,28 @@ def test_another_machine_is_judged_without_what_is_about_this_one(world: World) 
     assert areas["driver"]["seen"].endswith("NVIDIA H100 (9.0); gets cu130")
     skipped = [name for name, area in areas.items() if area["seen"].startswith("not looked at: --machine")]
     assert skipped == ["uv", "disks", "variables", "environment"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "hint"),
+    [
+        ({**H100, "arch": "aarch64"}, 'platforms = ["linux-x86_64", "linux-aarch64"], then `mlenv lock`'),
+        ({"os": "macos", "arch": "x86_64"}, "a lock can be made for linux-x86_64, "),
+    ],
+    ids=["aarch64", "an old Mac"],
+)
+def test_a_platform_that_the_lock_is_not_made_for_is_wrong(world: World, machine: dict[str, Any], hint: str) -> None:
+    (world.root / "node7.json").write_text(json.dumps(machine))
+    document = world.json("doctor", "--machine", "node7.json", "--offline", code=1)
+    assert _kinds(document, "lock") == [("lock-platform", "error")]
+    assert hint in _areas(document)["lock"]["findings"][0]["hint"]
+
+
+def test_a_target_python_that_is_not_here_is_wrong(world: World) -> None:
+    world.configure('python = "3.99"')
+    document = world.json("doctor", "--offline", code=1)
+    assert _kinds(document, "uv") == [("python-missing", "error")]
+    assert "Python 3.99 is not on this machine" in _areas(document)["uv"]["findings"][0]["message"]
 
 
 def test_a_machine_that_no_backend_fits_is_wrong(world: World) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,14 @@ def test_init_writes_the_overlay_of_a_backend_from_the_projects_rows(world: Worl
     assert 'name = "pytorch-cu140"' in (world.root / "uv.toml").read_text()
 
 
+def test_init_names_the_pythons_that_have_wheels(world: World) -> None:
+    world.configure(ROWS.replace('"3.10", "3.11", "3.12", "3.13", "3.14"', '"3.15", "3.16"'))
+    done = world.run("init", "--backend", "cu140")
+    assert done.code == 2, done
+    assert "has wheels for Python 3.11; there are for 3.15, 3.16" in done.err
+    assert "hint: make the project for one of these: `mlenv init --backend cu140 --python 3.16`" in done.err
+
+
 def test_the_projects_rows_choose_lock_and_sync(world: World) -> None:
     _with_cu140(world)
     more = '\n[[tool.mlenv.catalogue.release]]\ntorch = "2.14.1"\nbackends = ["cu140"]\n'
@@ -89,6 +99,12 @@ def test_a_row_makes_the_lock_stale_and_its_source_does_not(world: World) -> Non
     ("old", "new", "line", "told"),
     [
         ('torchvision = "0.30.0"\n', "", 7, "catalogue.release[1] 2.16.0 is new and has no torchvision"),
+        (
+            'name = "cu140"',
+            'name = "cu140"\nindex = "https://me:pw@x.example"',
+            5,
+            "catalogue.backend[1].index carries",
+        ),
         ('"cu140"]', '"cu14O"]', 12, "catalogue.release[1].backends has an item that is 'cu14O'"),
         ('"cu140"]', '"cu141"]', 12, "catalogue.release[1].backends has the unknown backend 'cu141'"),
         ("windows =", "window =", 17, "catalogue.driver_family[1].window is an unknown key"),
@@ -99,6 +115,7 @@ def test_a_mistake_is_told_with_its_line(world: World, old: str, new: str, line:
     done = world.run("detect")
     assert done.code == 3, done
     assert f"pyproject.toml:{line}: {told}" in done.err
+    assert "pw@" not in done.err
     assert "Traceback" not in done.err
 
 
@@ -196,6 +213,20 @@ def test_a_lock_for_described_machines_is_the_lock_and_serves_them(world: World)
     done = world.run("lock", "--machine", gpu)
     assert done.code == 3
     assert "node.json: gets cu130, which [tool.mlenv] unproven leaves out" in done.err
+
+
+@pytest.mark.parametrize("word", ["-", "/dev/stdin"])
+@pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="needs /dev/stdin")
+def test_a_machine_may_come_through_a_pipe(world: World, word: str) -> None:
+    words = [sys.executable, "-m", "mlenv", "detect", "--json", "--machine", word]
+    done = subprocess.run(words, cwd=world.root, input=json.dumps(H100), capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["machine"]["gpus"][0]["name"] == "H100"
+
+
+def test_one_machine_is_judged_at_a_time(world: World) -> None:
+    done = world.run("detect", "--machine", _described(world), "--machine", _described(world, "other.json"))
+    assert done.code == 2, done
+    assert "this command judges one machine" in done.err
 
 
 def test_a_machine_that_the_lock_is_not_made_for_is_refused(world: World) -> None:

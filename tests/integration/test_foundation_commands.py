@@ -333,6 +333,16 @@ def test_an_overlay_without_torch_is_left_alone_and_that_is_no_fault(world: Worl
     assert "constraints/cpu.txt stays as it is\n  note: it pins no torch" in done.out
 
 
+def test_fit_says_that_a_torchaudio_which_the_application_needs_is_nowhere(world: World) -> None:
+    (world.root / "constraints/cu130.txt").write_text("torch==2.14.1\ntorchaudio==2.11.0\n")
+    world.require("demo-app", "torchaudio")
+    world.index.remove("pytorch-cu130", "torchaudio")
+    done = world.run("foundation", "upgrade", "--fit", "--backend", "cu130")
+    assert done.code == 5, done
+    assert "requirements.in:2 requires torchaudio" in done.err
+    assert 'hint: leave the backend out of the lock: [tool.mlenv] unproven = ["cu130"]' in done.err
+
+
 def test_fit_takes_the_newest_at_which_nothing_is_held_back(world: World) -> None:
     world.publish(*fake_foundation("cu130", torch="2.15.0").family, index="pytorch-cu130")
     world.publish(
@@ -384,6 +394,13 @@ def test_nightly_pins_and_records_the_newest_and_leaves_the_lock_alone(world: Wo
     assert world.run("check").code == 0
 
 
+def _of_environment(world: World, code: int = 0) -> dict[str, str]:
+    """What doctor has against the environment: kind → hint."""
+    areas = world.json("doctor", "--offline", code=code)["areas"]
+    [found] = [area["findings"] for area in areas if area["name"] == "environment"]
+    return {finding["kind"]: finding["hint"] for finding in found}
+
+
 def test_the_nightly_stays_until_it_is_moved(world: World) -> None:
     publish_nightlies(world, OLDER)
     world.sync("--cuda13", "--nightly")
@@ -392,8 +409,10 @@ def test_the_nightly_stays_until_it_is_moved(world: World) -> None:
     done = world.run("foundation", "upgrade", "--nightly", "--backend", "cu130")
     assert done.code == 0, done
     assert f"↑ torch {OLDER} → {NIGHTLY}" in done.out
+    assert _of_environment(world, code=1) == {"environment-stale": "run `mlenv sync --backend cu130 --nightly`"}
     world.sync("--cuda13", "--nightly")
     assert world.installed["torch"] == f"{NIGHTLY}+cu130"
+    assert _of_environment(world) == {}, "it is judged by the channel that it was built for"
     assert "flipped" in world.sync("--cuda13") or world.installed["torch"] == "2.14.1+cu130"
 
 

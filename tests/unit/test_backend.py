@@ -187,7 +187,13 @@ def test_a_gpu_that_nothing_fits_does_not_get_the_cpu_build() -> None:
 
 def test_a_gpu_older_than_every_build_still_gets_a_hint() -> None:
     error = _refused(_machine((3, 5), cuda=(11, 4)), declared=_only("cu126"))
-    assert error.hint == "update the driver; or `mlenv init --backend cpu` adds the one that needs no GPU"
+    assert error.hint == "`mlenv init --backend cpu` adds the one that needs no GPU", "no driver gives it code"
+
+
+def test_the_driver_of_a_jetson_is_updated_with_jetpack() -> None:
+    orin = _machine((8, 7), cuda=(12, 6), arch="aarch64", jetson=True)
+    told = "update JetPack, which brings the driver; or --cpu needs no GPU"
+    assert _refused(orin, declared=_only("cpu", "cu132")).hint == told
 
 
 def test_a_mac_gets_the_cpu_build() -> None:
@@ -245,6 +251,20 @@ def test_a_driver_minor_below_the_builds_is_noted() -> None:
     choice = choose(catalogue=CATALOGUE, machine=_machine((9, 0), cuda=(13, 0)), declared=DECLARED, request=Automatic())
     assert choice.backend == "cu132"
     assert choice.notes[0].startswith("cu132 is CUDA 13.2 and the driver goes to 13.0")
+
+
+@pytest.mark.parametrize(("driver", "noted"), [("580.65.06", True), ("595.45.04", False)])
+def test_the_driver_s_number_tells_the_same_where_its_cuda_is_not_said(driver: str, noted: bool) -> None:
+    machine = _machine((9, 0), cuda=None, driver=driver)
+    choice = choose(catalogue=CATALOGUE, machine=machine, declared=DECLARED, request=Automatic())
+    told = "cu132 is CUDA 13.2 and the driver (580.65.06) is older than that: fine within one major, but for what "
+    assert (choice.backend, choice.notes) == ("cu132", (told + "compiles PTX at run time",) if noted else ())
+
+
+def test_ptx_runs_with_the_driver_that_came_with_the_builds_cuda() -> None:
+    for driver, runs in (("575.51.03", False), ("580.65.06", True)):
+        machine = _machine((13, 0), cuda=None, driver=driver)
+        assert (not obstacles(catalogue=CATALOGUE, machine=machine, declared={"cu130": "2.10.0"})) is runs
 
 
 @pytest.mark.parametrize("cuda", [(13, 2), (13, 4), (14, 0)])
@@ -397,6 +417,13 @@ def test_an_installed_torch_that_covers_or_that_nobody_knows_passes(
     capability: tuple[int, int], backend: str, torch: str
 ) -> None:
     assert uncovered(catalogue=CATALOGUE, machine=_machine(capability), backend=backend, torch=torch) is None
+
+
+def test_what_keeps_a_gpu_from_being_used_is_told_once() -> None:
+    machine = Machine(os="linux", arch="x86_64", findings=(BROKEN,))
+    found = detect(Question(catalogue=CATALOGUE, machine=machine, declared=DECLARED, request=Automatic())).findings
+    assert [str(one.message).count(BROKEN.message) for one in found] == [1]
+    assert "reboot" in str(found[0].hint)
 
 
 def test_obstacles_are_listed_newest_first() -> None:

@@ -86,6 +86,10 @@ def test_what_mlenv_knows_counts_before_rows_below() -> None:
         ({"release": [{"torch": "newest"}]}, "is 'newest'", 'write torch = "2.16.0"'),
         ({"release": [{"torch": "2.16.0", "python": ["2.7"]}]}, "an item that is '2.7'", '["3.12", "3.13"]'),
         ({"release": [{"torch": "2.16.0", "pypi": {"linux-x86": "cpu"}}]}, "unknown key: 'linux-x86'", "linux-x86_64"),
+        ({"backend": [{"name": "cu140", "cuda": "13.0"}]}, "cu140 means CUDA 14.0", "take the line out"),
+        ({"backend": [{"name": "cpu", "cuda": "13.0"}]}, "cpu means no CUDA build", "take the line out"),
+        ({"backend": [{"name": "b", "index": "https://me:pw@x.example/s"}]}, "carries credentials", "_PASSWORD"),
+        ({"backend": [{"name": "b", "index": "https://x.example/s?token=1"}]}, "carries credentials", "_PASSWORD"),
         ({"driver_family": [{"cuda_major": True}]}, "is True", "write a whole number"),
         ({"backend": [{"name": "cu140", "code": [{"torch": ["2"]}]}]}, "an item that is '2'", '["2.16"]'),
     ],
@@ -95,6 +99,11 @@ def test_mistakes_are_told_with_the_way_to_write_it(rows: dict[str, Any], told: 
         read(rows, wrong=_wrong)
     assert told in caught.value.message
     assert hint in str(caught.value.hint)
+
+
+def test_a_cuda_that_is_the_name_s_own_may_be_said() -> None:
+    rows = {"backend": [{"name": "cu140", "cuda": "14.0"}, {"name": "acme132", "cuda": "13.2"}]}
+    assert [row["cuda"] for row in read(rows, wrong=_wrong)["backend"]] == ["14.0", "13.2"]
 
 
 def test_what_is_new_must_be_complete() -> None:

@@ -12,6 +12,7 @@ from mlenv.catalogue import load
 from mlenv.commands.doctor import Patient, doctor
 from mlenv.diagnosis import coupled, disks, driver, overlays, variables
 from mlenv.diagnosis.coupled import Wanted
+from mlenv.diagnosis.driver import Judged
 from mlenv.errors import ProjectError
 from mlenv.machine import Gpu, Machine
 from mlenv.overlay import Constraint, Overlay
@@ -45,7 +46,7 @@ DECLARED: dict[str, str | None] = {"cpu": "2.15.0", "cu126": "2.14.1", "cu132": 
 
 
 def _driver(machine: Machine, declared: dict[str, str | None] = DECLARED, drivers: tuple[str, ...] = ()) -> Area:
-    return driver.judge(CATALOGUE, machine, declared=declared, chosen=None, linux_drivers=drivers)
+    return driver.judge(Judged(catalogue=CATALOGUE, declared=declared), machine, linux_drivers=drivers)
 
 
 @pytest.mark.parametrize(("machine", "backend"), [(LINUX, "cpu"), (_with_gpu(), "cu132"), (_with_gpu((6, 1)), "cu126")])
@@ -184,6 +185,7 @@ def _judged(*given: Overlay, python: str = "3.12") -> Area:
         (_overlay("cu132", "torch==2.15.0", "torchvision==0.29.1"), [("overlay-companion", "error")]),
         (_overlay("cpu", "torch==2.15.0", "torchaudio==2.10.0"), [("overlay-companion", "error")]),
         (_overlay("cu132", "torch==2.15.0", "torchaudio==2.11.0"), [("overlay-torchaudio", "error")]),
+        (_overlay("cu132", "torch==2.15.0", "torchaudio==2.10.0"), [("overlay-torchaudio", "error")]),
         (_overlay("cpu", "torch==2.15.0", "torchaudio==2.11.0"), []),
     ],
     ids=str,
@@ -192,10 +194,22 @@ def test_overlays_against_the_catalogue(overlay: Overlay, kinds: list[tuple[str,
     assert _kinds(_judged(overlay)) == kinds
 
 
+def test_a_torchaudio_that_no_build_exists_of_is_to_be_left_out() -> None:
+    [found] = _judged(_overlay("cu132", "torch==2.15.0", "torchaudio==2.10.0")).findings
+    assert found.message.startswith(
+        "torchaudio has no cu132 build: 2.11.0 is its last release, and was built for cpu, "
+    )
+    assert "torchaudio==" not in str(found.hint)
+
+
 def test_a_python_without_wheels_is_told_with_the_nearest_that_has_some() -> None:
     area = _judged(_overlay("cu132", "torch==2.15.0"), python="3.10")
     assert _kinds(area) == [("overlay-python", "error")]
     assert "--python-version 3.11" in str(area.findings[0].hint)
+
+
+def test_a_release_without_wheels_for_the_target_python_is_not_out() -> None:
+    assert _kinds(_judged(_overlay("cu132", "torch==2.14.1"), python="3.10")) == []
 
 
 def test_overlays_that_contradict_each_other() -> None:
@@ -233,7 +247,12 @@ def _variables(
     )
 
 
-SITE = {"/other": ["numpy-2.0.dist-info"], "/cuda": ["libcudnn.so.9", "libm.so"], "/plain": ["libnvidia-ml.so.1"]}
+SITE = {
+    "/own": ["torch"],
+    "/other": ["numpy-2.0.dist-info"],
+    "/cuda": ["libcudnn.so.9", "libm.so"],
+    "/plain": ["libnvidia-ml.so.1"],
+}
 
 
 @pytest.mark.parametrize(
@@ -246,6 +265,7 @@ SITE = {"/other": ["numpy-2.0.dist-info"], "/cuda": ["libcudnn.so.9", "libm.so"]
         ({"PYTHONHOME": "/x"}, [("variable-pythonhome", "warning")]),
         ({"PYTHONPATH": "/other"}, [("variable-pythonpath", "warning")]),
         ({"PYTHONPATH": "/src"}, [("variable-pythonpath", "note")]),
+        ({"PYTHONPATH": "/own"}, [("variable-pythonpath", "warning")]),
         ({"CUDA_HOME": "/usr/local/cuda"}, [("variable-cuda-home", "note")]),
         ({"CUDA_HOME": "/usr/local/cuda-13.1"}, []),
         ({"CONDA_PREFIX": "/opt/conda"}, [("variable-conda", "note")]),
@@ -256,6 +276,12 @@ SITE = {"/other": ["numpy-2.0.dist-info"], "/cuda": ["libcudnn.so.9", "libm.so"]
 )
 def test_variables(environ: dict[str, str], kinds: list[tuple[str, str]]) -> None:
     assert _kinds(_variables(environ, files=SITE)) == kinds
+
+
+def test_a_python_path_with_a_torch_is_told_with_its_name() -> None:
+    assert (
+        "PYTHONPATH holds /own, which has torch" in _variables({"PYTHONPATH": "/own"}, files=SITE).findings[0].message
+    )
 
 
 def test_dropped_variables_are_told_with_the_command_that_unsets_them() -> None:
@@ -269,7 +295,7 @@ def test_dropped_variables_are_told_with_the_command_that_unsets_them() -> None:
 BOTH = "onnxruntime-gpu and onnxruntime are both required"
 OLD = _overlay("cpu", "torch==2.10.0")
 CPU = _overlay("cpu", "torch==2.15.0")
-CU126 = _overlay("cu126", "torch==2.13.0")
+CU126 = _overlay("cu126", "torch==2.14.0")
 CU132 = _overlay("cu132", "torch==2.15.0")
 CU134 = _overlay("cu134", "torch==2.15.0")
 
@@ -284,9 +310,9 @@ def _wanted(text: str) -> Wanted:
     ("required", "given", "told"),
     [
         (["vllm==0.33.0"], [CU126], []),
-        (["vllm==0.33.0"], [CU126, CU132], ["vllm 0.33.0 needs torch==2.13.0; cu132 pins 2.15.0"]),
+        (["vllm==0.33.0"], [CU126, CU132], ["vllm 0.33.0 needs torch==2.14.0; cu132 pins 2.15.0"]),
         (["vllm==0.2.5"], [CU132], []),  # nothing is known of it
-        (["vllm"], [CU132], ["vllm needs torch==2.13.0; cu132 pins 2.15.0 (as of vllm 0.33.0)"]),
+        (["vllm"], [CU132], ["vllm needs torch==2.14.0; cu132 pins 2.15.0 (as of vllm 0.33.0)"]),
         (["bitsandbytes==0.50.2"], [CPU, CU126, CU132], []),
         (
             ["bitsandbytes==0.49.0"],
@@ -298,6 +324,7 @@ def _wanted(text: str) -> Wanted:
         ),
         (["cupy-cuda12x==14.2.0"], [CPU, CU126], []),
         (["cupy-cuda12x==14.2.0"], [CU126, CU132], ["cupy-cuda12x 14.2.0 is built for CUDA 12, and not for cu132"]),
+        (["cupy-cuda12x", "cupy-cuda13x"], [CPU], ["cupy-cuda13x and cupy-cuda12x are both required"]),
         (["torchao==0.18.0"], [OLD], ["torchao 0.18.0 needs torch>=2.11; cpu pins 2.10.0"]),
         (["torchao==0.18.0"], [CU132], []),
         (["onnxruntime==1.31.1"], [CU132], []),
@@ -312,6 +339,17 @@ def test_coupled_packages(required: list[str], given: list[Overlay], told: list[
     found = coupled.judge([_wanted(text) for text in required], given)
     assert [finding.message for finding in found] == told
     assert all(finding.hint and finding.why for finding in found)
+
+
+def test_a_proof_counts_before_what_a_row_says_of_declared_needs() -> None:
+    wanted = [_wanted("vllm==0.33.0"), _wanted("torchao==0.18.0")]
+    given = [OLD, CU132]
+    assert [found.package for found in coupled.judge(wanted, given)] == ["vllm", "torchao"]
+    proven = coupled.judge(wanted, given, proven=["cpu", "cu132"])
+    assert [found.package for found in proven] == ["torchao"]  # its metadata says nothing of torch
+    assert [found.message for found in coupled.judge(wanted[:1], given, proven=["cpu"])] == [
+        "vllm 0.33.0 needs torch==2.14.0; cu132 pins 2.15.0"
+    ]
 
 
 def test_what_is_compiled_against_torch_is_told_unless_the_settings_say_so() -> None:

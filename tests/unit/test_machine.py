@@ -28,12 +28,13 @@ TWO = (("GPU-aaa1", "MIG-x", "MIG-y"), ("GPU-aab2",))
 
 
 NUMBERS = st.integers(min_value=0, max_value=10**6)
-VERSIONS = st.tuples(NUMBERS, NUMBERS)
+VERSIONS = st.tuples(st.integers(0, 99), st.integers(0, 99))
+LINES = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")))
 GPUS = st.builds(
     Gpu,
     index=NUMBERS,
-    name=st.text(),
-    uuid=st.text(),
+    name=LINES,
+    uuid=LINES,
     memory_mib=st.none() | NUMBERS,
     compute_capability=VERSIONS,
     visible=st.booleans(),
@@ -51,13 +52,21 @@ FINDINGS = st.builds(
     why=st.none() | st.text(),
 )
 MACHINES = st.builds(
-    Machine,
-    os=st.sampled_from(["linux", "windows", "macos"]),
-    arch=st.sampled_from(["x86_64", "aarch64", "arm64"]),
+    lambda platform, **other: Machine(os=platform[0], arch=platform[1], **other),
+    platform=st.sampled_from(
+        [
+            ("linux", "x86_64"),
+            ("linux", "aarch64"),
+            ("windows", "x86_64"),
+            ("windows", "aarch64"),
+            ("macos", "arm64"),
+            ("macos", "x86_64"),
+        ]
+    ),
     wsl=st.booleans(),
     container=st.booleans(),
     jetson=st.booleans(),
-    driver=st.none() | st.text(),
+    driver=st.none() | st.from_regex(r"[1-9]\d{2}(\.\d{2,3}){1,2}", fullmatch=True),
     cuda=st.none() | VERSIONS,
     gpus=st.lists(GPUS, max_size=3).map(tuple),
     findings=st.lists(FINDINGS, max_size=3).map(tuple),
@@ -93,8 +102,16 @@ def test_a_description_by_hand_needs_little() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"os": "beos"}, "os must be one of linux, windows, macos, not 'beos'"),
+        ({"os": "plan9"}, "os must be one of linux, windows, macos, not 'plan9'"),
+        ({"os": "darwin"}, "os must be macos (of linux, windows, macos), not 'darwin'"),
+        ({"os": "Linux"}, "os must be linux (of linux, windows, macos), not 'Linux'"),
         ({"arch": 64}, "arch must be one of"),
+        ({"arch": "AMD64"}, "arch must be x86_64 (of x86_64, aarch64), not 'AMD64'"),
+        ({"arch": "arm64"}, "arch must be aarch64 where os is linux, not 'arm64'"),
+        ({"os": "macos", "arch": "aarch64"}, "arch must be arm64 where os is macos, not 'aarch64'"),
+        ({"driver": "abc"}, "driver must be the number of a driver such as"),
+        ({"cuda": "13000.0"}, 'cuda must be a version such as "12.0"'),
+        ({"gpus": [{"name": "T4\nT4", "compute_capability": "7.5"}]}, "gpus[0].name must be a text of one line"),
         ({"wsl": "yes"}, "wsl must be true or false"),
         ({"cuda": 13.0}, 'cuda must be a version such as "12.0", not 13.0'),
         ({"driver": 580}, "driver must be a string"),
@@ -113,6 +130,14 @@ def test_a_bad_field_is_named_with_its_path(change: dict[str, Any], told: str) -
         from_json({"os": "linux", "arch": "x86_64", **change}, path="fleet/a.json")
     assert caught.value.message.startswith(told)
     assert caught.value.where == "fleet/a.json"
+
+
+@pytest.mark.parametrize(
+    ("shown", "number"),
+    [("31.0.15.2833", "528.33"), ("32.0.15.6094", "560.94"), ("30.0.14.9649", "496.49"), ("580.65.06", "580.65.06")],
+)
+def test_the_number_that_windows_shows_for_the_display_driver_is_read(shown: str, number: str) -> None:
+    assert from_json({"os": "windows", "arch": "x86_64", "driver": shown}).driver == number
 
 
 @pytest.mark.parametrize(("data", "told"), [([], "the machine must be a table"), ({"arch": "x86_64"}, "os is missing")])

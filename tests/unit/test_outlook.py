@@ -86,6 +86,45 @@ def test_the_driver_with_all_features_of_the_builds_cuda(chosen: str, cuda: tupl
     assert (line in _told(_machine(A100, driver="580.65.06", cuda=cuda), chosen)) is told
 
 
+@pytest.mark.parametrize(
+    ("card", "cuda", "told"),
+    [
+        (("R100", (13, 0)), (15, 0), "R100 (13.0): newer than every build that mlenv knows"),
+        (("GTX 480", (2, 0)), (9, 1), "GTX 480 (2.0): no torch that mlenv knows has code for it"),
+    ],
+)
+def test_a_card_that_no_release_has_code_for(
+    card: tuple[str, tuple[int, int]], cuda: tuple[int, int], told: str
+) -> None:
+    """PTX of an old build does not make that build a newer card's last one."""
+    [step] = _told(_machine(card, driver="700.1", cuda=cuda), None)
+    assert step.startswith(told)
+    assert _told(_machine(card, driver="700.1", cuda=cuda), "acme140") == [], "something runs there"
+
+
+def _jetson(name: str, capability: tuple[int, int], cuda: tuple[int, int]) -> Machine:
+    return replace(_machine((name, capability), driver="540.4.0", cuda=cuda), arch="aarch64", jetson=True)
+
+
+def test_a_jetson_gets_its_driver_with_jetpack() -> None:
+    assert _told(_jetson("Orin", (8, 7), (12, 6)), None) == [
+        "a JetPack with driver 580 or newer would unlock cu132 (torch 2.15.0)"
+    ]
+    told = "a JetPack of CUDA 13.2 or newer has all of CUDA 13.2, run-time compilation of PTX included"
+    assert _told(_jetson("Thor", (11, 0), (13, 0)), "cu132") == [told]
+    [xavier] = _told(_jetson("Xavier", (7, 2), (11, 4)), None)  # cu129 of 2.11, unconfirmed, is not its last release
+    assert xavier == "Xavier (7.2): no torch that mlenv knows has code for it; NVIDIA has builds of its own for JetPack"
+
+
+def test_an_unconfirmed_build_is_no_last_release() -> None:
+    newest, *older = CATALOGUE.releases
+    unconfirmed = replace(newest, torch="2.16.0", backends=("cpu",), unconfirmed=("cu132",))
+    coming_next = replace(newest, torch="2.17.0", backends=("cpu",), unconfirmed=())
+    catalogue = replace(CATALOGUE, releases=(coming_next, unconfirmed, newest, *older))
+    machine = _machine(A100, driver="595.45.04", cuda=(13, 2))
+    assert coming(catalogue, machine, chosen="cu132", target=Target(python="3.12")) == ()
+
+
 def test_drivers_of_toolkits_are_read_where_they_are_there() -> None:
     more = {"source": "notes", "13.5": {"branch": "R615"}, "13.2": {"linux": "595.45.04"}}
     assert parse({**document(), "toolkit_driver": more}).toolkit_drivers == {(13, 2): "595.45.04"}

@@ -73,6 +73,20 @@ def test_its_build_wins_over_an_equal_one_where_it_says_that_it_runs(catalogue: 
     assert _why_not(choice, "cu132") == "acme132 is as new, and mlenv-acme 1.0 brings it for such machines"
 
 
+def test_without_rows_of_code_its_build_wins_all_the_same_and_a_note_says_what_was_judged() -> None:
+    """The how-to's own package: nothing in it says which GPUs acme132 has code for."""
+    rows = {
+        "backend": [{"name": "acme132", "cuda": "13.2"}],
+        "release": [{"torch": "2.15.0", "backends": ["acme132"]}],
+    }
+    for runs, judged in ((lambda backend, machine: None, "mlenv-acme 1.0 says"), (None, "only the driver")):
+        plugin = checked("acme", "mlenv-acme 1.0", SimpleNamespace(catalogue=rows, runs=runs))
+        choice = _choose(with_rows(Plugins(usable=(plugin,)), {}), _machine(H100))
+        assert choice.backend == "acme132"
+        assert _why_not(choice, "cu132") == "acme132 is as new, and mlenv-acme 1.0 brings it for such machines"
+        assert [judged in note for note in choice.notes] == [True]
+
+
 def test_its_build_is_passed_over_with_its_own_reason(catalogue: Catalogue) -> None:
     choice = _choose(catalogue, _machine(H100))
     assert choice.backend == "cu132"

@@ -82,6 +82,9 @@ def _nothing(asked: Question, error: MlenvError, notes: tuple[str, ...], found: 
         "notes": list(notes),
     }
     finding = Finding(kind="no-backend", message=reason, hint=error.hint)
+    fault = asked.machine.driver_fault
+    if fault is not None and fault.message in reason:  # it is told once
+        found = tuple(one for one in found if one != fault)
     return _outcome(asked, [("backend", "none")], told, findings=(*found, finding), exit_code=int(error.code))
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from mlenv import drift, selection
+from mlenv import drift, lockfile, platforms, selection
 from mlenv.catalogue import load
 from mlenv.diagnosis import coupled, disks, driver, environment, overlays, sources, variables
 from mlenv.diagnosis.coupled import Wanted
+from mlenv.diagnosis.driver import Judged
 from mlenv.diagnosis.sources import Asked
-from mlenv.errors import MlenvError
+from mlenv.errors import MlenvError, ProjectError
 from mlenv.indexes import to_uv_toml
 from mlenv.machine import Machine
 from mlenv.project import Project
@@ -67,21 +69,32 @@ class Patient:
         """uv. Raises FaultError."""
         return self.find_uv()
 
-    @cached_property
-    def declared(self) -> Mapping[str, str | None]:
-        """backend → torch of each overlay; empty where there is none, or none that can be read: that is told apart."""
+    @property
+    def readable(self) -> Project | None:
+        """The project, or None outside one or where its settings can't be read: that is told in its own area."""
         try:
-            return {} if self.project is None else selection.declared(self.project)
+            return self.project
         except MlenvError:
-            return {}
+            return None
+
+    @cached_property
+    def gets(self) -> Judged:
+        """How the backend of a machine is judged here; only mlenv's own catalogue where the project has no other."""
+        project, judged = self.readable, Judged(catalogue=load())
+        if project is not None:
+            with suppress(MlenvError):  # each told in its own area
+                judged = replace(judged, catalogue=project.usable_catalogue)
+            with suppress(MlenvError):
+                judged = replace(judged, python=project.target_python[0])
+            with suppress(MlenvError):
+                declared, chosen = selection.declared(project), project.settings.backend
+                judged = replace(judged, declared=declared, chosen=chosen if chosen in declared else None)
+        return judged
 
     @cached_property
     def backend(self) -> str | None:
         """The backend that this machine gets without being told, or None."""
-        chosen = None if self.project is None else self.project.settings.backend
-        if chosen is not None and chosen not in self.declared:
-            return None
-        return driver.backend_of(load(), self.machine, declared=self.declared, chosen=chosen)
+        return driver.backend_of(self.gets, self.machine)
 
 
 def doctor(patient: Patient) -> Outcome:
@@ -170,15 +183,7 @@ def _here(patient: Patient, name: str, check: Callable[[Patient], Area]) -> Area
 
 
 def _driver(patient: Patient) -> Area:
-    chosen = None
-    try:
-        chosen = patient.project.settings.backend if patient.project else None
-    except MlenvError:  # told in its own area; the machine is shown all the same
-        return driver.judge(load(), patient.machine, declared={}, chosen=None, linux_drivers=_linux_drivers(patient))
-    chosen = chosen if chosen in patient.declared else None
-    return driver.judge(
-        load(), patient.machine, declared=patient.declared, chosen=chosen, linux_drivers=_linux_drivers(patient)
-    )
+    return driver.judge(patient.gets, patient.machine, linux_drivers=_linux_drivers(patient))
 
 
 def _linux_drivers(patient: Patient) -> tuple[str, ...]:
@@ -192,7 +197,18 @@ def _uv(patient: Patient) -> Area:
         message = f"uv {version} is older than {OLDEST_UV}"
         why = "mlenv reads what newer ones say, and older ones have known holes in how they unpack archives"
         findings = (Finding(kind="uv-old", message=message, why=why, hint="`pip install -U uv` beside mlenv"),)
-    return Area(name="uv", seen=f"{version}, {patient.uv.binary}", findings=findings)
+    return Area(name="uv", seen=f"{version}, {patient.uv.binary}", findings=(*findings, *_python(patient)))
+
+
+def _python(patient: Patient) -> Iterator[Finding]:
+    """Whether uv finds the target Python here."""
+    if patient.gets.python is None:
+        return
+    try:
+        uv_module.find_python(patient.uv, patient.gets.python)
+    except ProjectError as error:
+        why = "`mlenv sync` builds environments with the Python that the lock is made for"
+        yield Finding(kind="python-missing", message=error.message, why=why, hint=error.hint)
 
 
 def _disks(patient: Patient) -> Area:
@@ -246,32 +262,59 @@ def _overlays(patient: Patient) -> Area:
 
 def _lock(patient: Patient) -> Area:
     locks = patient.inside.locks
-    findings = tuple(finding for seen in locks for finding in drift.check_lock(seen))
+    findings = tuple(finding for seen in locks for finding in (*drift.check_lock(seen), *_made_for(seen, patient)))
     told = (f"{one.settings.lock} ({len(one.lock.pins)} packages)" if one.lock else one.settings.lock for one in locks)
     return Area(name="lock", seen=", ".join(told), findings=findings)
+
+
+def _made_for(seen: Project, patient: Patient) -> Iterator[Finding]:
+    """Whether the lock is made for the machine's platform; a lock that is not there is told elsewhere."""
+    header, platform = seen.lock.header if seen.lock else None, patient.machine.platform
+    if header is None or platform in header.platforms:
+        return
+    machine = "that machine" if patient.elsewhere else "this machine"
+    yield Finding(
+        kind="lock-platform",
+        message=f"the lock is made for {', '.join(header.platforms)}; {machine} is {platform}",
+        path=seen.settings.lock,
+        why=f"`mlenv sync` refuses it on {machine}",
+        hint=platforms.adding(platform, to=header.platforms),
+    )
 
 
 def _packages(patient: Patient) -> Area:
     project = patient.inside
     built = [canonicalize_name(name) for name in project.settings.build_against_foundation]
-    wanted = _wanted(project, project)
     findings: dict[str, Finding] = {}
-    for seen in project.locks:
+    coupled_here: set[str] = set()
+    for seen, platform in product(project.locks, project.settings.platforms):
+        wanted = _wanted(project, seen, platform)
+        coupled_here |= {package.name for package in wanted} & coupled.known_names()
         overlays_ = [o for name, o in seen.locked_overlays.items() if name not in project.settings.unproven]
-        for finding in coupled.judge(_wanted(project, seen), overlays_, built_against=built):
+        for finding in coupled.judge(wanted, overlays_, proven=_proven(seen), built_against=built):
             findings.setdefault(finding.message, finding)
-    names = sorted({package.name for package in wanted} & coupled.known_names())
-    seen_words = f"coupled to torch or CUDA: {', '.join(names)}" if names else "none is coupled to torch or CUDA"
+    names = ", ".join(sorted(coupled_here))
+    seen_words = f"coupled to torch or CUDA: {names}" if names else "none is coupled to torch or CUDA"
     return Area(name="packages", seen=seen_words, findings=tuple(findings.values()))
 
 
-def _wanted(project: Project, seen: Project) -> list[Wanted]:
-    """What the lock pins, and what the requirements files ask for beside it (foundation, or all without a lock)."""
-    found = {pin.name: Wanted(name=pin.name, version=pin.version) for pin in (seen.lock.pins if seen.lock else ())}
+def _proven(seen: Project) -> Collection[str]:
+    """The backends that the lock is proven on as they are now: a lock that isn't current proves nothing of them."""
+    header = seen.lock.header if seen.lock else None
+    return () if header is None or drift.check_lock(seen) else header.proven
+
+
+def _wanted(project: Project, seen: Project, platform: str) -> list[Wanted]:
+    """What a platform gets of the lock, and what the requirements files ask for beside it: foundation, or all."""
+    target = {**platforms.environment(platform, seen.target_python[0]), "extra": ""}
+    pins = lockfile.applying(seen.lock.pins if seen.lock else (), target)
+    found = {pin.name: Wanted(name=pin.name, version=pin.version) for pin in pins}
     for _, entry in project.requirements.direct:
-        name = canonicalize_name(entry.requirement.name)
-        version = found[name].version if name in found else None
-        found[name] = Wanted(name=name, version=version, extras=frozenset(entry.requirement.extras))
+        asked = entry.requirement
+        if asked.marker is None or asked.marker.evaluate(target):
+            name = canonicalize_name(asked.name)
+            version = found[name].version if name in found else None
+            found[name] = Wanted(name=name, version=version, extras=frozenset(asked.extras))
     return list(found.values())
 
 

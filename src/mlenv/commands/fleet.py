@@ -28,7 +28,7 @@ from mlenv.machine import Machine
 from mlenv.overlay import meaning
 from mlenv.project import Project
 from mlenv.report import Finding, Outcome
-from mlenv.settings import PROJECT_FILE
+from mlenv.selection import own_backend
 from mlenv.system import process
 from mlenv.system.files import write_atomically
 from mlenv.system.uv import Uv
@@ -174,7 +174,7 @@ def _read(path: Path, name: str, *, missing_ok: bool) -> Machine | None:
 
 def _chosen(project: Project, seen: Machine) -> Choice | MlenvError:
     """The backend a machine gets, from the setting or from what it is; the error where it gets none."""
-    request: Request = parse_request(_backend(project))
+    request: Request = parse_request(own_backend(project))
     declared = {name: overlay.torch_version for name, overlay in project.overlays.items()}
     try:
         return choose(
@@ -186,12 +186,6 @@ def _chosen(project: Project, seen: Machine) -> Choice | MlenvError:
         )
     except (NoBackendError, ProjectError) as error:
         return error
-
-
-def _backend(project: Project) -> str | None:
-    """The backend that the project's own file sets: a certificate doesn't depend on who makes it."""
-    own = project.settings.origins.get("backend", "").startswith(PROJECT_FILE)
-    return project.settings.backend if own else None
 
 
 def _proofs(
@@ -274,7 +268,7 @@ def _inputs(project: Project, machines: Mapping[str, Machine]) -> dict[str, str]
             found[recorded.path] = digest(record.digest_text(recorded))
     for part in project.locks:
         found[part.settings.lock] = digest(part.lock_text or "")
-    found["settings"] = digest(f"{drift.settings(project)} {_backend(project)}")
+    found["settings"] = digest(f"{drift.settings(project)} {own_backend(project)}")
     return found
 
 

@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from mlenv import drift, heldback, locking, nightly, releases
 from mlenv import overlay as overlay_module
-from mlenv.errors import FindingError, MlenvError, ResolutionError
+from mlenv.errors import FindingError, MlenvError, ProjectError, ResolutionError
 from mlenv.overlay import Overlay, without_label
 from mlenv.project import Project, read_text
 from mlenv.proof import Prover
@@ -142,23 +142,32 @@ def _family(project: Project, uv: Uv, overlay: Overlay, *, fit: bool, progress: 
     told = "\n".join(refused)
     raise ResolutionError(
         f"{overlay.backend}: no release of torch leaves all that requirements.in asks for at its newest:\n{told}",
-        hint="bound in requirements.in what may be older, or take one by hand: `mlenv foundation list` has them",
+        hint="bound in requirements.in what may be older, or take one by hand: `mlenv foundation list` has them"
+        if not newest.lacking
+        else f'leave the backend out of the lock: [tool.mlenv] unproven = ["{overlay.backend}"]',
     )
 
 
 def _older(project: Project, uv: Uv, overlay: Overlay, newest: Family) -> Iterator[Family]:
     """The newest family, then those of the catalogue's older releases that exist on its source."""
     yield newest
-    names = releases.family_of(overlay)
-    for release in project.catalogue.releases:
-        if overlay.backend not in release.backends or Version(release.torch) >= newest.torch:
+    named = newest.source.named
+    for versions in _known(project, overlay) if named else releases.equal_releases(project, overlay):
+        if Version(versions["torch"]) >= newest.torch:
             continue
-        known = {"torch": release.torch, "torchvision": release.torchvision, "torchaudio": release.torchaudio}
-        versions = {name: version for name, version in known.items() if name in names}
         try:
             yield releases.confirmed(project, uv, overlay, versions, newest.source)
         except MlenvError:
             continue
+
+
+def _known(project: Project, overlay: Overlay) -> Iterator[dict[str, str]]:
+    """The families of the catalogue that were built for the backend, newest first."""
+    names = releases.family_of(overlay)
+    for release in project.catalogue.releases:
+        if overlay.backend in release.backends:
+            known = {"torch": release.torch, "torchvision": release.torchvision, "torchaudio": release.torchaudio}
+            yield {name: version for name, version in known.items() if name in names}
 
 
 def _held_back(project: Project, uv: Uv, overlay: Overlay, family: Family, *, progress: Progress) -> list[str]:
@@ -176,6 +185,10 @@ def _held_back(project: Project, uv: Uv, overlay: Overlay, family: Family, *, pr
         found = prover.resolve(tried, bounds=())
     except ResolutionError as error:
         return [" ".join(error.message.split())]
+    except ProjectError:  # a root is needed that this overlay pins no more
+        if not family.lacking:
+            raise
+        return [f"{_lacking(name, family)}, and the application needs it" for name in family.lacking]
     free = heldback.without_foundation(part, uv, question, names=(), foundation={p.name for p in found.foundation})
     pairs = [(name, found.pins.get(name), free.pins.get(name)) for name in sorted(question.direct)]
     return [
@@ -221,9 +234,11 @@ def _lacking(name: str, family: Family) -> str:
 
 
 def _left(overlay: Overlay, error: MlenvError) -> Finding:
-    first = error.message.splitlines()[0]
     return Finding(
-        kind="not-upgraded", message=f"{overlay.path} stays as it is: {first}", hint=error.hint, severity="warning"
+        kind="not-upgraded",
+        message=f"{overlay.path} stays as it is: {error.message}",
+        hint=error.hint,
+        severity="warning",
     )
 
 

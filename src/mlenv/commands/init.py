@@ -110,12 +110,22 @@ def _overlays(root: Path, catalogue: Catalogue, backends: Iterable[str], *, pyth
             continue
         release = catalogue.newest_release(backend, python=python)
         if release is None:
-            known = ", ".join(sorted(catalogue.backends))
-            raise UsageError(
-                f"no torch release of backend {backend} for Python {python} is in the catalogue (backends: {known})",
-                hint=f"write {path} yourself: torch==VERSION, and an index named pytorch-{backend} in uv.toml",
-            )
+            raise _no_release(catalogue, backend, python=python)
         yield _Write(path=path, text=_overlay(backend, release, catalogue), what="wrote")
+
+
+def _no_release(catalogue: Catalogue, backend: str, *, python: str) -> UsageError:
+    pythons = catalogue.pythons(backend)
+    if pythons:
+        return UsageError(
+            f"no torch of {backend} has wheels for Python {python}; there are for {', '.join(pythons)}",
+            hint=f"make the project for one of these: `mlenv init --backend {backend} --python {pythons[-1]}`",
+        )
+    known = ", ".join(sorted(catalogue.backends))
+    return UsageError(
+        f"no torch release of backend {backend} is in the catalogue (backends: {known})",
+        hint=f"write {CONSTRAINTS}/{backend}.txt yourself: torch==VERSION, and an index pytorch-{backend} in uv.toml",
+    )
 
 
 def _overlay(backend: str, release: Release, catalogue: Catalogue) -> str:

@@ -46,15 +46,12 @@ class Request:
     rebuild: bool = False
     locked: bool = False
     described: bool = False
-    nightly: bool = False
     wait: float = 600.0
     keep: int | None = None
 
     def again(self, *, rebuild: bool = False) -> str:
         """The command that asks the same, for hints."""
-        return self.environment.sync(
-            backend=self.backend, python=self.python, extras=self.extras, rebuild=rebuild, nightly=self.nightly
-        )
+        return self.environment.sync(backend=self.backend, python=self.python, extras=self.extras, rebuild=rebuild)
 
 
 @dataclass(frozen=True, kw_only=True)

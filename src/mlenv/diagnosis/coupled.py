@@ -5,7 +5,7 @@ What each needs is data/coupled.toml, a source per row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -32,7 +32,8 @@ class Coupling:
 
     ``read`` is the version it was read from; ``versions`` are those it is true of, all where it is empty. ``torch`` is
     a specifier, ``cuda_major`` and ``cuda`` are the CUDA that it is built for, ``against`` what it can't be beside.
-    With ``compiled`` it is built against the installed torch.
+    With ``compiled`` it is built against the installed torch. Where its metadata is not ``declared`` to say which torch
+    it needs, a lock can be proven with another one.
     """
 
     names: tuple[str, ...]
@@ -41,6 +42,7 @@ class Coupling:
     source: str
     versions: SpecifierSet = field(default_factory=SpecifierSet)
     torch: SpecifierSet | None = None
+    declared: bool = True
     cuda_major: int | None = None
     cuda: tuple[tuple[int, int], ...] = ()
     extra: str | None = None
@@ -69,6 +71,7 @@ def _coupling(row: Mapping[str, Any]) -> Coupling:
         source=row["source"],
         versions=SpecifierSet(row.get("versions", "")),
         torch=SpecifierSet(row["torch"]) if "torch" in row else None,
+        declared=row.get("declared", True),
         cuda_major=row.get("cuda_major"),
         cuda=tuple((int(a), int(b)) for a, b in (text.split(".") for text in row.get("cuda", ()))),
         extra=row.get("extra"),
@@ -85,18 +88,28 @@ def known_names() -> frozenset[str]:
 
 
 def judge(
-    wanted: Sequence[Wanted], overlays: Sequence[Overlay], *, built_against: Sequence[str] = ()
+    wanted: Sequence[Wanted],
+    overlays: Sequence[Overlay],
+    *,
+    proven: Collection[str] = (),
+    built_against: Sequence[str] = (),
 ) -> tuple[Finding, ...]:
     """What doesn't fit the overlays that these packages are locked with.
 
-    ``built_against`` are the names in build-against-foundation.
+    ``proven`` are the backends whose torch the lock was resolved with: that knows what the packages declare better than
+    a row does. ``built_against`` are the names in build-against-foundation.
     """
     have = {package.name for package in wanted}
+    unproven = [one for one in overlays if one.backend not in proven]
     found: list[Finding] = []
     for package in wanted:
-        for row in load():
-            if package.name in row.names and _applies(row, package):
-                found += _judge_row(row, package, overlays, have=have, built_against=built_against)
+        for row in (row for row in load() if package.name in row.names and _applies(row, package)):
+            found += _beside(row, package, have)
+            if row.compiled and package.name not in built_against:
+                message = f"{_called(package)} is compiled against torch"
+                found.append(_finding("coupled-compiled", message, row, package, hint=_BUILD))
+            found += _torch(row, package, unproven if row.declared else overlays)
+            found += _cuda(row, package, overlays)
     return tuple(found)
 
 
@@ -106,24 +119,25 @@ def _applies(row: Coupling, package: Wanted) -> bool:
     return package.version is None or row.versions.contains(package.version, prereleases=True)
 
 
-def _judge_row(
-    row: Coupling, package: Wanted, overlays: Sequence[Overlay], *, have: set[str], built_against: Sequence[str]
-) -> Iterator[Finding]:
+def _beside(row: Coupling, package: Wanted, have: Collection[str]) -> Iterator[Finding]:
     if row.against in have:
         message = f"{package.name} and {row.against} are both required"
         yield _finding("coupled-both", message, row, package, hint=_ONE_OF_THEM)
-    if row.compiled and package.name not in built_against:
-        yield _finding("coupled-compiled", f"{_called(package)} is compiled against torch", row, package, hint=_BUILD)
-    if row.torch is not None:
-        unfit = [one for one in overlays if one.torch_version and not row.torch.contains(one.torch_version)]
-        if unfit:
-            message = f"{_called(package)} needs torch{row.torch}; {_pinned(unfit)}"
-            hint = row.instead or "`mlenv foundation upgrade --fit` takes the newest torch that fits, then `mlenv lock`"
-            yield _finding("coupled-torch", message, row, package, hint=hint)
-    yield from _cuda(row, package, overlays)
 
 
-_ONE_OF_THEM = "take one of the two out of the requirements, then `mlenv lock`"
+def _torch(row: Coupling, package: Wanted, overlays: Sequence[Overlay]) -> Iterator[Finding]:
+    if row.torch is None:
+        return
+    unfit = [one for one in overlays if one.torch_version and not row.torch.contains(one.torch_version)]
+    if unfit:
+        message = f"{_called(package)} needs torch{row.torch}; {_pinned(unfit)}"
+        hint = row.instead or "`mlenv foundation upgrade --fit` takes the newest torch that fits, then `mlenv lock`"
+        yield _finding("coupled-torch", message, row, package, hint=hint)
+
+
+_ONE_OF_THEM = (
+    "take one of the two, or what brings it (`# via` in the lock says what), out of the requirements; then `mlenv lock`"
+)
 _BUILD = "require a release with a wheel for this torch, or build a wheel once and require it by its URL"
 
 

@@ -3,59 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from mlenv.backend import Automatic, Choice, Named, choose, obstacles
 from mlenv.catalogue import Catalogue
 from mlenv.errors import NoBackendError
+from mlenv.judgement import Target
 from mlenv.machine import DRIVER_FAULTS, Machine, dotted
 from mlenv.report import Area, Finding
 
 _UNUSABLE = "CUDA programs find no GPU, and a backend is not guessed"
 
 
-def judge(
-    catalogue: Catalogue,
-    machine: Machine,
-    *,
-    declared: Mapping[str, str | None],
-    chosen: str | None,
-    linux_drivers: Sequence[str] = (),
-) -> Area:
-    """The machine's own findings and the backend it gets; ``chosen`` is the one of the settings.
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What a machine's backend is chosen by: ``declared`` maps each backend with an overlay to its torch.
 
-    ``declared`` maps each backend with an overlay to its torch, empty outside a project. ``linux_drivers`` are driver
-    libraries that lie in WSL2 itself. Raises ProjectError where the settings choose a backend without overlay.
+    ``declared`` is empty outside a project; ``chosen`` is the backend of the settings, ``python`` the target.
+    """
+
+    catalogue: Catalogue
+    declared: Mapping[str, str | None] = field(default_factory=dict)
+    chosen: str | None = None
+    python: str | None = None
+
+
+def judge(by: Judged, machine: Machine, *, linux_drivers: Sequence[str] = ()) -> Area:
+    """The machine's own findings and the backend it gets. ``linux_drivers`` are driver libraries that lie in WSL2.
+
+    Raises ProjectError where the settings choose a backend without overlay.
     """
     findings = [*_own(machine), *_hidden(machine), *_in_wsl(machine, linux_drivers)]
     seen = _in_words(machine)
-    if declared:
-        choice = _choice(catalogue, machine, declared, chosen)
+    if by.declared:
+        choice = _choice(by, machine)
         if isinstance(choice, Choice):
             seen += f"; gets {choice.backend}"
             told = {finding.message for finding in machine.findings}
             findings += [_note(note) for note in choice.notes if note not in told]
         elif machine.driver_fault is None:  # else it is told above
-            findings.append(_none_fits(catalogue, machine, declared, choice))
+            findings.append(_none_fits(by, machine, choice))
     return Area(name="driver", seen=seen, findings=tuple(findings))
 
 
-def backend_of(
-    catalogue: Catalogue, machine: Machine, *, declared: Mapping[str, str | None], chosen: str | None
-) -> str | None:
+def backend_of(by: Judged, machine: Machine) -> str | None:
     """The backend that ``sync`` would take here without being told, or None. Raises ProjectError."""
-    if not declared:
+    if not by.declared:
         return None
-    choice = _choice(catalogue, machine, declared, chosen)
+    choice = _choice(by, machine)
     return choice.backend if isinstance(choice, Choice) else None
 
 
-def _choice(
-    catalogue: Catalogue, machine: Machine, declared: Mapping[str, str | None], chosen: str | None
-) -> Choice | NoBackendError:
-    request = Named(backend=chosen) if chosen else Automatic()
+def _choice(by: Judged, machine: Machine) -> Choice | NoBackendError:
+    request = Named(backend=by.chosen) if by.chosen else Automatic()
     try:
-        return choose(catalogue=catalogue, machine=machine, declared=declared, request=request)
+        return choose(catalogue=by.catalogue, machine=machine, declared=by.declared, request=request, python=by.python)
     except NoBackendError as error:
         return error
 
@@ -90,10 +92,9 @@ def _in_wsl(machine: Machine, libraries: Sequence[str]) -> list[Finding]:
     ]
 
 
-def _none_fits(
-    catalogue: Catalogue, machine: Machine, declared: Mapping[str, str | None], error: NoBackendError
-) -> Finding:
-    passed = obstacles(catalogue=catalogue, machine=machine, declared=declared)
+def _none_fits(by: Judged, machine: Machine, error: NoBackendError) -> Finding:
+    target = Target(python=by.python)
+    passed = obstacles(catalogue=by.catalogue, machine=machine, declared=by.declared, target=target)
     lines = [error.message.splitlines()[0], *(f"  {other}" for other in passed)]
     why = "`mlenv sync` stops unless it is told a backend"
     return Finding(kind="no-backend", message="\n".join(lines), why=why, hint=error.hint)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlenv import build, drift
 from mlenv.build import Wanted
+from mlenv.catalogue import is_nightly
 from mlenv.machine import Machine
 from mlenv.project import Project
 from mlenv.report import Area, Finding
@@ -25,10 +26,18 @@ def examine(project: Project, machine: Machine, environment: Environment) -> Are
     if current is None:
         absent = _absent(environment)
         return Area(name="environment", seen=environment.shown, findings=(absent, *left))
+    if _is_nightly(project, current):
+        project, environment = project.of_channel("nightly"), replace(environment, channel="nightly")
     findings = (*_damaged(project, machine, environment, current), *_stale(project, machine, environment, current))
     count = len(current.manifest.get("planned", {}))
     seen = f"{environment.shown}, {current.backend}, {count} packages"
     return Area(name="environment", seen=seen, findings=(*findings, *left))
+
+
+def _is_nightly(project: Project, current: Generation) -> bool:
+    """Whether it was built with ``--nightly``; an overlay of the stable channel may pin a nightly, too."""
+    there = project.of_channel("nightly").nightly_overlay(current.backend) is not None
+    return there and is_nightly(str(current.manifest.get("torch", "")))
 
 
 def _absent(environment: Environment) -> Finding:

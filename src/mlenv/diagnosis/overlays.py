@@ -53,9 +53,9 @@ def _judge_one(catalogue: Catalogue, overlay: Overlay, python: str, roots: Seque
     if release is None:
         yield _unknown(catalogue, overlay, torch)
         return
-    yield from _built(catalogue, overlay, release)
+    yield from _built(catalogue, overlay, release, python=_minor(python))
     yield from _companions(catalogue, overlay, release)
-    yield from _python(overlay, release, python)
+    yield from _python(overlay, release, _minor(python))
 
 
 def _unknown(catalogue: Catalogue, overlay: Overlay, torch: str) -> Finding:
@@ -70,19 +70,21 @@ def _unknown(catalogue: Catalogue, overlay: Overlay, torch: str) -> Finding:
     )
 
 
-def _built(catalogue: Catalogue, overlay: Overlay, release: Release) -> Iterator[Finding]:
+def _built(catalogue: Catalogue, overlay: Overlay, release: Release, *, python: str) -> Iterator[Finding]:
     """Whether that release was ever built for the backend, and whether a newer one will be."""
     backend = overlay.backend
     last = catalogue.newest_release(backend)
     if backend not in catalogue.backends or last is None:
         return  # a build of somebody's own, or one that is known from nightlies alone
+    newest = catalogue.newest_release(backend, python=python)
     place = {"path": overlay.path, "line": _line(overlay, "torch")}
     if backend not in (*release.backends, *release.unconfirmed):
+        offered = newest or last
         yield Finding(
             kind="overlay-dead-release",
-            message=f"torch {release.torch} was never built for {backend}; its newest is {last.torch}",
+            message=f"torch {release.torch} was never built for {backend}; its newest is {offered.torch}",
             why=f"`mlenv sync --backend {backend}` can't find it",
-            hint=f"pin torch=={last.torch} there, or let {UPGRADE}",
+            hint=f"pin torch=={offered.torch} there, or let {UPGRADE}",
             **place,  # type: ignore[arg-type]
         )
     elif backend in release.unconfirmed:
@@ -92,19 +94,28 @@ def _built(catalogue: Catalogue, overlay: Overlay, release: Release) -> Iterator
         message = f"{backend} is at its end: {last.torch} is the newest torch that has it, and torch is at "
         message += catalogue.releases[0].torch
         yield Finding(kind="overlay-at-its-end", message=message, severity="note", **place)  # type: ignore[arg-type]
-    elif release.torch != last.torch:
-        message = f"torch {last.torch} is out for {backend}; this overlay pins {release.torch}"
+    elif newest is not None and Version(newest.torch) > Version(release.torch):
+        message = f"torch {newest.torch} is out for {backend}; this overlay pins {release.torch}"
         yield Finding(kind="overlay-behind", message=message, hint=UPGRADE, severity="note", **place)  # type: ignore[arg-type]
 
 
 def _companions(catalogue: Catalogue, overlay: Overlay, release: Release) -> Iterator[Finding]:
-    for name, right in (("torchvision", release.torchvision), ("torchaudio", release.torchaudio)):
-        for entry in overlay.constraints:
-            if entry.name == name and entry.pin is not None and Version(entry.pin).public != right:
-                yield _mismatch(overlay, entry, release, right)
     for entry in overlay.constraints:
-        if entry.name == "torchaudio" and entry.pin is not None:
-            yield from _audio_build(catalogue, overlay, entry, entry.pin)
+        right = {"torchvision": release.torchvision, "torchaudio": release.torchaudio}.get(entry.name)
+        if right is None or entry.pin is None:
+            continue
+        built_with = catalogue.release(right) if entry.name == "torchaudio" else None
+        if built_with is not None and _never_built(catalogue, overlay.backend, built_with):
+            yield _no_audio(overlay, entry, built_with)
+        elif Version(entry.pin).public != right:
+            yield _mismatch(overlay, entry, release, right)
+
+
+def _never_built(catalogue: Catalogue, backend: str, built_with: Release) -> bool:
+    """Whether a torchaudio lacks the backend: it is numbered like its torch, and has the backends of that one alone."""
+    known = catalogue.backends.get(backend)
+    theirs = (*built_with.backends, *built_with.unconfirmed)
+    return known is not None and known.brought_by is None and backend not in theirs
 
 
 def _mismatch(overlay: Overlay, entry: Constraint, release: Release, right: str) -> Finding:
@@ -119,26 +130,25 @@ def _mismatch(overlay: Overlay, entry: Constraint, release: Release, right: str)
     )
 
 
-def _audio_build(catalogue: Catalogue, overlay: Overlay, entry: Constraint, pin: str) -> Iterator[Finding]:
-    """torchaudio is numbered like the torch it was built with, and exists for the backends of that torch alone."""
-    built_with = catalogue.release(Version(pin).public)
-    if built_with is None or overlay.backend not in catalogue.backends:
-        return
-    if overlay.backend in (*built_with.backends, *built_with.unconfirmed):
-        return
-    newest = next((name for name in catalogue.backends if name in built_with.backends), "")
-    yield Finding(
+def _no_audio(overlay: Overlay, entry: Constraint, built_with: Release) -> Finding:
+    backend = overlay.backend
+    return Finding(
         kind="overlay-torchaudio",
-        message=f"torchaudio {Version(pin).public} has no {overlay.backend} build; its newest is {newest}",
+        message=f"torchaudio has no {backend} build: {built_with.torch} is its last release, "
+        f"and was built for {', '.join(built_with.backends)}",
         path=overlay.path,
         line=entry.line,
         why="a torchaudio of another CUDA refuses to load beside torch",
-        hint=f"take the line out of {overlay.path}, then `mlenv lock`",
+        hint=f"take the line out of {overlay.path}, then `mlenv lock`; where the application needs torchaudio, "
+        f'leave the backend out of its lock: [tool.mlenv] unproven = ["{backend}"]',
     )
 
 
-def _python(overlay: Overlay, release: Release, python: str) -> Iterator[Finding]:
-    minor = ".".join(python.split(".")[:2])
+def _minor(python: str) -> str:
+    return ".".join(python.split(".")[:2])
+
+
+def _python(overlay: Overlay, release: Release, minor: str) -> Iterator[Finding]:
     if minor in release.python:
         return
     yield Finding(

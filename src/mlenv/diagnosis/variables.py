@@ -14,6 +14,7 @@ from mlenv.report import Area, Finding
 _OF_TORCH = re.compile(
     r"lib(cudnn|nccl|nvshmem|cusparseLt|cublas|cublasLt|cudart|nvrtc|nvJitLink|torch)(_\w+)?\.so(\.|$)"
 )
+FOUNDATION_MODULES = ("torch", "torchvision", "torchaudio", "torchcodec", "triton", "nvidia", "tensorflow", "jax")
 _CUDA_IN_PATH = re.compile(r"cuda-?(\d+)(?:\.\d+)?(?:/|$)")
 Names = Callable[[Path], Sequence[str]]
 
@@ -79,13 +80,16 @@ def _python(environ: Mapping[str, str], names: Names) -> Iterator[Finding]:
             severity="warning",
         )
     for folder in filter(None, environ.get("PYTHONPATH", "").split(os.pathsep)):
-        installed = any(name.endswith((".dist-info", ".egg-info")) for name in names(Path(folder)))
+        there = names(Path(folder))
+        modules = ", ".join(name for name in FOUNDATION_MODULES if name in there or f"{name}.py" in there)
+        installed = any(name.endswith((".dist-info", ".egg-info")) for name in there)
+        has = modules or ("installed packages" if installed else "")
         yield Finding(
             kind="variable-pythonpath",
-            message=f"PYTHONPATH holds {folder}" + (", which has installed packages" if installed else ""),
+            message=f"PYTHONPATH holds {folder}" + (f", which has {has}" if has else ""),
             why="what is there comes before the environment's own packages, in every Python",
             hint="`unset PYTHONPATH`",
-            severity="warning" if installed else "note",
+            severity="warning" if has else "note",
         )
 
 
