@@ -227,7 +227,7 @@ def test_another_machine_is_judged_without_what_is_about_this_one(world: World) 
     ("machine", "hint"),
     [
         ({**H100, "arch": "aarch64"}, 'platforms = ["linux-x86_64", "linux-aarch64"], then `mlenv lock`'),
-        ({"os": "macos", "arch": "x86_64"}, "a lock can be made for linux-x86_64, "),
+        ({"os": "macos", "arch": "x86_64"}, "mlenv makes locks for linux-x86_64, "),
     ],
     ids=["aarch64", "an old Mac"],
 )
