@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlenv.errors import FindingError, IntegrityError, NoWheelError
@@ -74,6 +74,18 @@ def make(resolved: Resolved, *, lock: Iterable[Pin], built: Collection[str], ext
         layer = FOUNDATION if name in foundation else APPLICATION
         packages.append(Planned(name=name, version=pin.version or "", layer=layer, table=table))
     return Plan(backend=resolved.backend, source=resolved.source.index, packages=tuple(packages))
+
+
+def hashes(package: Planned) -> list[str]:
+    """The SHA-256 of a package's files, sorted."""
+    files = (*package.table.get("wheels", ()), *(package.table.get(key, {}) for key in ("sdist", "archive")))
+    return sorted(filter(None, map(_sha256, files)))
+
+
+def apart(plan: Plan, names: Collection[str]) -> tuple[Plan, tuple[Planned, ...]]:
+    """The plan without those of ``names`` that have no wheel, and these: they are built against the others."""
+    sources = tuple(p for p in plan.packages if p.name in names and not p.table.get("wheels"))
+    return replace(plan, packages=tuple(p for p in plan.packages if p not in sources)), sources
 
 
 def require_wheel(name: str, version: str, table: Mapping[str, Any], *, built: Collection[str]) -> None:

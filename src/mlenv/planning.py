@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 from mlenv import lockfile, plan, platforms, releases, resolution, solve
 from mlenv import record as record_module
-from mlenv.errors import FindingError, MlenvError, ProjectError, ResolutionError
+from mlenv.errors import FindingError, MlenvError, ResolutionError
 from mlenv.lockfile import Pin
 from mlenv.overlay import Overlay
 from mlenv.plan import Plan
@@ -53,7 +53,6 @@ def make_plan(project: Project, uv: Uv, target: Target) -> tuple[Plan, tuple[str
     additions = {pin.name for pin in resolved.application} - locked if target.extras else set()
     built = {canonicalize_name(n) for n in (*project.settings.build, *project.settings.build_against_foundation)}
     made = plan.make(resolved, lock=pins, built=built, extra=additions)
-    _refuse_built_against(project, made)
     return (made if record is None else _recorded(made, record, target.platform)), resolved.notes
 
 
@@ -78,7 +77,7 @@ def make_record(project: Project, uv: Uv, backend: str, *, today: date) -> Recor
         {platform: [package.table for package in packages] for platform, packages in tables.items()},
         backend=backend,
         channel=project.channel,
-        python=_python(project),
+        python=python_of(project),
         sources={platform: answer.source.index for platform, answer in by_platform.items()},
         path=project.record_path(backend),
         today=today,
@@ -99,7 +98,7 @@ def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) 
     question = Question(
         files=files,
         sources=tuple(files),
-        python=_python(project),
+        python=python_of(project),
         interpreter=target.interpreter,
         platform=platform if target.elsewhere else None,
         stand_in=target.stand_in,
@@ -110,7 +109,7 @@ def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) 
         if record is None:
             resolved = solve.resolve_backend(project, uv, overlay, question, platform=platform)
         else:
-            record.require_fit(overlay, platform=platform, python=_python(project))
+            record.require_fit(overlay, platform=platform, python=python_of(project))
             resolved = _resolve_recorded(project, uv, question, record, platform=platform)
     except ResolutionError as error:
         expired = _expired(project, uv, overlay, error)
@@ -178,21 +177,10 @@ def _recorded(made: Plan, record: Record, platform: str) -> Plan:
 
 def _pins(project: Project, platform: str) -> tuple[Pin, ...]:
     assert project.lock is not None
-    return tuple(lockfile.applying(project.lock.pins, platforms.environment(platform, _python(project))))
+    return tuple(lockfile.applying(project.lock.pins, platforms.environment(platform, python_of(project))))
 
 
-def _python(project: Project) -> str:
+def python_of(project: Project) -> str:
+    """The Python that the lock is made for, ``3.11``."""
     header = project.lock.header if project.lock is not None else None
     return header.python if header else project.target_python[0]
-
-
-def _refuse_built_against(project: Project, made: Plan) -> None:
-    """Building against the installed foundation is not there yet; without it such a package fails in the middle."""
-    names = {canonicalize_name(name) for name in project.settings.build_against_foundation}
-    for package in made.packages:
-        if package.name in names and not package.table.get("wheels"):
-            raise ProjectError(
-                f"{package.name} has to be built against the foundation, which `mlenv sync` can't do yet",
-                path="pyproject.toml",
-                hint="require a release that has a wheel, or build it by hand into an index of your own",
-            )
