@@ -79,7 +79,7 @@ def make(resolved: Resolved, *, lock: Iterable[Pin], built: Collection[str], ext
 def hashes(package: Planned) -> list[str]:
     """The SHA-256 of a package's files, sorted."""
     files = (*package.table.get("wheels", ()), *(package.table.get(key, {}) for key in ("sdist", "archive")))
-    return sorted(filter(None, map(_sha256, files)))
+    return sorted(filter(None, map(sha256, files)))
 
 
 def apart(plan: Plan, names: Collection[str]) -> tuple[Plan, tuple[Planned, ...]]:
@@ -145,11 +145,11 @@ def _held_to(pin: Pin, table: Mapping[str, Any]) -> dict[str, Any]:
             f"{pin.name} resolved to {table.get('version')}, the lock says {pin.version}", hint="run `mlenv lock`"
         )
     held = {key: value for key, value in table.items() if key not in ("wheels", "sdist", "archive")}
-    wheels = [wheel for wheel in table.get("wheels", []) if _sha256(wheel) in known]
+    wheels = [wheel for wheel in table.get("wheels", []) if sha256(wheel) in known]
     if wheels:
         held["wheels"] = wheels
     for single in ("sdist", "archive"):
-        if single in table and _sha256(table[single]) in known:
+        if single in table and sha256(table[single]) in known:
             held[single] = table[single]
     if "directory" in table or wheels or "sdist" in held or "archive" in held:
         return held
@@ -160,5 +160,6 @@ def _held_to(pin: Pin, table: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _sha256(file: Mapping[str, Any]) -> str:
+def sha256(file: Mapping[str, Any]) -> str:
+    """The SHA-256 of a file of a PEP 751 table, empty where none is listed."""
     return str(file.get("hashes", {}).get("sha256", ""))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from mlenv import lockfile, plan, platforms, releases, resolution, solve
+from mlenv import collisions, lockfile, plan, platforms, releases, resolution, solve
+from mlenv import indexes as index_module
 from mlenv import record as record_module
 from mlenv.errors import FindingError, MlenvError, ResolutionError
 from mlenv.lockfile import Pin
@@ -19,6 +20,7 @@ from mlenv.project import Project
 from mlenv.record import Record
 from mlenv.resolution import Resolved, Source
 from mlenv.solve import Question
+from mlenv.system import remote
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Uv
 
@@ -122,6 +124,28 @@ def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) 
             hint="run `mlenv lock`: it names what brought each",
         )
     return resolved
+
+
+def refuse_collisions(project: Project, uv: Uv, chosen: Plan, *, detail: Callable[[str], None]) -> None:
+    """Raise ResolutionError where packages of the foundation would overwrite each other's files.
+
+    Nothing is fetched but the list of each wheel's files; where an index doesn't give it, ``detail`` says so, and the
+    gate looks after the installation.
+    """
+    wanted = [
+        remote.Wanted(name=package.name, url=str(wheel["url"]), sha256=plan.sha256(wheel), size=wheel.get("size"))
+        for package in chosen.layer(plan.FOUNDATION)
+        for wheel in package.table.get("wheels", ())[:1]
+        if wheel.get("url") and plan.sha256(wheel)
+    ]
+    logins = index_module.logins(project.indexes, uv.env)
+    answer = remote.records(wanted, logins=logins, env=uv.env, offline=uv.offline)
+    for name, why in sorted(answer.passed_over.items()):
+        detail(f"the files of {name} are not known before it is installed: {why}")
+    files = {name: collisions.installed_files(text) for name, text in answer.records.items()}
+    if found := collisions.find(files):
+        versions = {package.name: package.version for package in chosen.packages}
+        raise collisions.refusal(found, versions, backend=chosen.backend)
 
 
 def asked_of_foundation(project: Project) -> list[str]:

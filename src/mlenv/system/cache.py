@@ -5,10 +5,12 @@ Entries appear by rename, whole, and never change; nobody needs a lock.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import shutil
 import tempfile
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +68,29 @@ def put_wheel(key: str, built: Path) -> Wheel:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
     return Wheel(path=entry / built.name, sha256=made.sha256)
+
+
+def record(sha256: str) -> str | None:
+    """The RECORD of the wheel with this hash, as it was read once; None where it wasn't."""
+    try:
+        return gzip.decompress(_record(sha256).read_bytes()).decode("utf-8")
+    except (OSError, EOFError, ValueError, zlib.error):
+        return None
+
+
+def put_record(sha256: str, text: str) -> None:
+    """Keep the RECORD of a wheel, where the cache can be written."""
+    path = _record(sha256)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(gzip.compress(text.encode("utf-8"), mtime=0))
+        Path(temporary).replace(path)
+
+
+def _record(sha256: str) -> Path:
+    return folder() / "records" / f"{sha256}.gz"
 
 
 def _vacated(entry: Path, key: str) -> Path:
