@@ -60,7 +60,7 @@ Per machine, `MLENV_ENVIRONMENT`, `MLENV_BACKEND`, `MLENV_KEEP` and `MLENV_INDEX
 keys of the user's and the system's `mlenv.toml`. What shapes the lock comes from the project's files and the command
 line alone.
 
-Not there yet, and refused: `layout = "directory"`, `[tool.mlenv.workspace]`."""
+Not there yet, and refused: `[tool.mlenv.workspace]`."""
 
 
 def reference() -> str:

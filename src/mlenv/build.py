@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -16,7 +16,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from mlenv import drift, gate, lockfile, plan, planning, platforms
+from mlenv import against, drift, gate, lockfile, plan, planning, platforms
 from mlenv import indexes as index_module
 from mlenv.errors import EnvironmentBuildError, MlenvError
 from mlenv.machine import Machine
@@ -140,14 +140,14 @@ def build(
     """
     path = generation.begin(project.state, backend=wanted.backend, key=key_of(inputs))
     try:
-        _install(project, uv, wanted, chosen, path, clock=clock, progress=progress)
+        built = _install(project, uv, wanted, chosen, path, machine=machine, clock=clock, progress=progress)
         if wanted.verify is not Verify.NONE:
             progress("checking the new environment")
         findings = _gate(project, wanted, chosen, path, machine=machine, env=uv.env)
         if findings:
             raise refusal(findings)
         clock.phase("gate")
-        manifest = _manifest(wanted, chosen, inputs=inputs, path=path)
+        manifest = _manifest(wanted, chosen, inputs=inputs, path=path) | ({"built": built} if built else {})
         finished = generation.finish(path, manifest)
         clock.phase("finish")
     except BaseException as error:
@@ -212,32 +212,85 @@ def sweep(project: Project, *, progress: Progress) -> None:
 
 
 def _install(
-    project: Project, uv: Uv, wanted: Wanted, chosen: Plan, path: Path, *, clock: Clock, progress: Progress
-) -> None:
+    project: Project,
+    uv: Uv,
+    wanted: Wanted,
+    chosen: Plan,
+    path: Path,
+    *,
+    machine: Machine,
+    clock: Clock,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Everything into the new generation, the foundation before what is built against it; returns what was built."""
     relocatable = wanted.layout == "directory"
     uv_module.make_environment(
         uv, target=path, python=wanted.interpreter, prompt=project.root.name, relocatable=relocatable
     )
     generation.require_private(path, env=uv.env)
     clock.phase("venv")
-    python = ".".join(str(project.target_python[0]).split(".")[:2])
-    (path / generation.PLAN).write_text(plan.to_toml(chosen, python=python), encoding="utf-8")
-    record = plan.to_toml(chosen, layer=plan.FOUNDATION, python=python)
-    (path / f"pylock.{chosen.backend}.toml").write_text(record, encoding="utf-8")
+    _write_plan(project, chosen, path)
     config = path / "uv.toml"
     config.touch(0o600)  # it may name a mirror with its credentials
     config.write_text(index_module.to_uv_toml(project.indexes) + _no_build(project, chosen), encoding="utf-8")
-    progress(f"installing {len(chosen.packages)} packages ({disks.shown(sum(p.size for p in chosen.packages))})")
+    place = against.Place(
+        generation=path,
+        config=config,
+        requirements=project.settings.requirements[0],
+        python=planning.python_of(project),
+        machine=machine,
+    )
     try:
-        interpreter = generation.python_of(path)
-        uv_module.install_plan(uv, plan=path / generation.PLAN, python=interpreter, config=config)
-        locals_ = [local.line_for_uv() for local in project.requirements.local_projects]
-        if locals_:
-            generation.require_private(path, env=uv.env)
-            uv_module.install_local(uv, requirements=locals_, python=interpreter, config=config)
+        return _install_all(project, uv, chosen, place, clock=clock, progress=progress)
     finally:
         config.unlink(missing_ok=True)
+
+
+def _install_all(
+    project: Project, uv: Uv, chosen: Plan, place: against.Place, *, clock: Clock, progress: Progress
+) -> dict[str, Any]:
+    first = place.generation / generation.PLAN
+    names = {canonicalize_name(name) for name in project.settings.build_against_foundation}
+    ready, sources = plan.apart(chosen, names)
+    if sources:
+        jobs = against.prepare(uv, chosen, sources, place)
+        first = place.folder / "pylock.first.toml"
+        first.write_text(plan.to_toml(ready, python=planning.python_of(project)), encoding="utf-8")
+        clock.phase("sources")
+    progress(f"installing {len(ready.packages)} packages ({disks.shown(sum(p.size for p in ready.packages))})")
+    uv_module.install_plan(uv, plan=first, python=place.interpreter, config=place.config)
     clock.phase("install")
+    built = {}
+    if sources:
+        built = {job.package.name: against.install(uv, job, chosen, place, progress=progress) for job in jobs}
+        uv_module.remove_tree(place.folder)
+        clock.phase("build")
+    if project.requirements.local_projects:
+        _install_local(project, uv, chosen, place, names=names)
+        clock.phase("install")
+    return {name: {"wheel": wheel.path.name, "sha256": wheel.sha256} for name, wheel in built.items()}
+
+
+def _install_local(project: Project, uv: Uv, chosen: Plan, place: against.Place, *, names: Collection[str]) -> None:
+    local = project.requirements.local_projects
+    named = [one for one in local if one.name in names]
+    for one in named:
+        against.require_tools(one.written, one.path, chosen, place)
+    generation.require_private(place.generation, env=uv.env)
+    uv_module.install_local(
+        uv,
+        requirements=[one.line_for_uv() for one in local],
+        python=place.interpreter,
+        config=place.config,
+        against=[one.name for one in named if one.name],
+        path=place.path,
+    )
+
+
+def _write_plan(project: Project, chosen: Plan, path: Path) -> None:
+    (path / generation.PLAN).write_text(plan.to_toml(chosen, python=planning.python_of(project)), encoding="utf-8")
+    record = plan.to_toml(chosen, layer=plan.FOUNDATION, python=planning.python_of(project))
+    (path / f"pylock.{chosen.backend}.toml").write_text(record, encoding="utf-8")
 
 
 def _no_build(project: Project, chosen: Plan) -> str:

@@ -387,8 +387,10 @@ def sync_command(
     if check:
         session.show(sync.check(project, machine, session.uv(), asked))
     if dry_run:
-        session.show(sync.dry_run(project, session.uv(), machine, asked, progress=session.progress))
-    session.show(sync.sync(project, session.uv(), machine, asked, progress=session.progress))
+        session.show(
+            sync.dry_run(project, session.uv(), machine, asked, progress=session.progress, detail=session.detail)
+        )
+    session.show(sync.sync(project, session.uv(), machine, asked, progress=session.progress, detail=session.detail))
 
 
 _ENV = click.option(

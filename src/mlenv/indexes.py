@@ -478,6 +478,23 @@ def _mirrored(indexes: Indexes, urls: Mapping[str, str], root: Path) -> Indexes:
     return replace(indexes, default=default, named={name: replaced(index) for name, index in indexes.named.items()})
 
 
+def logins(indexes: Indexes, environ: Mapping[str, str]) -> dict[str, str]:
+    """``user:password``, percent-encoded, by origin (``https://host:port``): of the URLs, and of uv's variables."""
+    from urllib.parse import quote
+
+    found = {}
+    for index in (indexes.default, *indexes.named.values()):
+        if index is None:
+            continue
+        parts = urlsplit(index.url)
+        login, _, host = parts.netloc.rpartition("@")
+        prefix = f"UV_INDEX_{normalised(index.name or DEFAULT)}_"
+        user, password = (environ.get(prefix + word, "") for word in ("USERNAME", "PASSWORD"))
+        if login or user or password:
+            found[f"{parts.scheme}://{host}"] = login or f"{quote(user, safe='')}:{quote(password, safe='')}"
+    return found
+
+
 def _variable_url(value: str, root: Path, *, said_by: str) -> str:
     absolute = _absolute(value, root)
     if absolute is None:  # the value may hold a password

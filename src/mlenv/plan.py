@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlenv import wheelless
@@ -77,6 +77,18 @@ def make(resolved: Resolved, *, lock: Iterable[Pin], built: Collection[str], ext
     return Plan(backend=resolved.backend, source=resolved.source.index, packages=tuple(packages))
 
 
+def hashes(package: Planned) -> list[str]:
+    """The SHA-256 of a package's files, sorted."""
+    files = (*package.table.get("wheels", ()), *(package.table.get(key, {}) for key in ("sdist", "archive")))
+    return sorted(filter(None, map(sha256, files)))
+
+
+def apart(plan: Plan, names: Collection[str]) -> tuple[Plan, tuple[Planned, ...]]:
+    """The plan without those of ``names`` that have no wheel, and these: they are built against the others."""
+    sources = tuple(p for p in plan.packages if p.name in names and not p.table.get("wheels"))
+    return replace(plan, packages=tuple(p for p in plan.packages if p not in sources)), sources
+
+
 def require_wheel(name: str, version: str, table: Mapping[str, Any], *, built: Collection[str]) -> None:
     """Raise NoWheelError where a release has only a source distribution and isn't named in ``build``."""
     if table.get("wheels") or table.get("archive") or table.get("directory") or name in built:
@@ -134,11 +146,11 @@ def _held_to(pin: Pin, table: Mapping[str, Any]) -> dict[str, Any]:
             f"{pin.name} resolved to {table.get('version')}, the lock says {pin.version}", hint="run `mlenv lock`"
         )
     held = {key: value for key, value in table.items() if key not in ("wheels", "sdist", "archive")}
-    wheels = [wheel for wheel in table.get("wheels", []) if _sha256(wheel) in known]
+    wheels = [wheel for wheel in table.get("wheels", []) if sha256(wheel) in known]
     if wheels:
         held["wheels"] = wheels
     for single in ("sdist", "archive"):
-        if single in table and _sha256(table[single]) in known:
+        if single in table and sha256(table[single]) in known:
             held[single] = table[single]
     if "directory" in table or wheels or "sdist" in held or "archive" in held:
         return held
@@ -149,5 +161,6 @@ def _held_to(pin: Pin, table: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def _sha256(file: Mapping[str, Any]) -> str:
+def sha256(file: Mapping[str, Any]) -> str:
+    """The SHA-256 of a file of a PEP 751 table, empty where none is listed."""
     return str(file.get("hashes", {}).get("sha256", ""))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from mlenv import lockfile, plan, platforms, releases, resolution, solve
+from mlenv import collisions, lockfile, plan, platforms, releases, resolution, solve
+from mlenv import indexes as index_module
 from mlenv import record as record_module
 from mlenv.errors import FindingError, MlenvError, PackageIndexError, ProjectError, ResolutionError
 from mlenv.lockfile import Pin
@@ -19,6 +20,7 @@ from mlenv.project import Project
 from mlenv.record import Record
 from mlenv.resolution import Resolved, Source
 from mlenv.solve import Question
+from mlenv.system import remote
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Uv
 
@@ -53,7 +55,6 @@ def make_plan(project: Project, uv: Uv, target: Target) -> tuple[Plan, tuple[str
     additions = {pin.name for pin in resolved.application} - locked if target.extras else set()
     built = {canonicalize_name(n) for n in (*project.settings.build, *project.settings.build_against_foundation)}
     made = plan.make(resolved, lock=pins, built=built, extra=additions)
-    _refuse_built_against(project, made)
     return (made if record is None else _recorded(made, record, target.platform)), resolved.notes
 
 
@@ -78,7 +79,7 @@ def make_record(project: Project, uv: Uv, backend: str, *, today: date) -> Recor
         {platform: [package.table for package in packages] for platform, packages in tables.items()},
         backend=backend,
         channel=project.channel,
-        python=_python(project),
+        python=python_of(project),
         sources={platform: answer.source.index for platform, answer in by_platform.items()},
         path=project.record_path(backend),
         today=today,
@@ -99,7 +100,7 @@ def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) 
     question = Question(
         files=files,
         sources=tuple(files),
-        python=_python(project),
+        python=python_of(project),
         interpreter=target.interpreter,
         platform=platform if target.elsewhere else None,
         stand_in=target.stand_in,
@@ -110,7 +111,7 @@ def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) 
         if record is None:
             resolved = solve.resolve_backend(project, uv, overlay, question, platform=platform)
         else:
-            record.require_fit(overlay, platform=platform, python=_python(project))
+            record.require_fit(overlay, platform=platform, python=python_of(project))
             resolved = _resolve_recorded(project, uv, question, record, platform=platform)
     except (ResolutionError, PackageIndexError) as error:
         told = expired(project, uv, overlay, error) or _of_mixed_days(overlay, error)
@@ -126,6 +127,28 @@ def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) 
         )
     mixed = (overlay.mixed_days,) if overlay.mixed_days else ()
     return replace(resolved, notes=(*resolved.notes, *mixed))
+
+
+def refuse_collisions(project: Project, uv: Uv, chosen: Plan, *, detail: Callable[[str], None]) -> None:
+    """Raise ResolutionError where packages of the foundation would overwrite each other's files.
+
+    Nothing is fetched but the list of each wheel's files; where an index doesn't give it, ``detail`` says so, and the
+    gate looks after the installation.
+    """
+    wanted = [
+        remote.Wanted(name=package.name, url=str(wheel["url"]), sha256=plan.sha256(wheel), size=wheel.get("size"))
+        for package in chosen.layer(plan.FOUNDATION)
+        for wheel in package.table.get("wheels", ())[:1]
+        if wheel.get("url") and plan.sha256(wheel)
+    ]
+    logins = index_module.logins(project.indexes, uv.env)
+    answer = remote.records(wanted, logins=logins, env=uv.env, offline=uv.offline)
+    for name, why in sorted(answer.passed_over.items()):
+        detail(f"the files of {name} are not known before it is installed: {why}")
+    files = {name: collisions.installed_files(text) for name, text in answer.records.items()}
+    if found := collisions.find(files):
+        versions = {package.name: package.version for package in chosen.packages}
+        raise collisions.refusal(found, versions, backend=chosen.backend)
 
 
 def asked_of_foundation(project: Project) -> list[str]:
@@ -204,21 +227,10 @@ def _recorded(made: Plan, record: Record, platform: str) -> Plan:
 
 def _pins(project: Project, platform: str) -> tuple[Pin, ...]:
     assert project.lock is not None
-    return tuple(lockfile.applying(project.lock.pins, platforms.environment(platform, _python(project))))
+    return tuple(lockfile.applying(project.lock.pins, platforms.environment(platform, python_of(project))))
 
 
-def _python(project: Project) -> str:
+def python_of(project: Project) -> str:
+    """The Python that the lock is made for, ``3.11``."""
     header = project.lock.header if project.lock is not None else None
     return header.python if header else project.target_python[0]
-
-
-def _refuse_built_against(project: Project, made: Plan) -> None:
-    """Building against the installed foundation is not there yet; without it such a package fails in the middle."""
-    names = {canonicalize_name(name) for name in project.settings.build_against_foundation}
-    for package in made.packages:
-        if package.name in names and not package.table.get("wheels"):
-            raise ProjectError(
-                f"{package.name} has to be built against the foundation, which `mlenv sync` can't do yet",
-                path="pyproject.toml",
-                hint="require a release that has a wheel, or build it by hand into an index of your own",
-            )

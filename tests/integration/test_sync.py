@@ -598,6 +598,28 @@ def test_two_cuda_families_are_refused_before_anything_is_installed(world: World
     assert world.generations == []
 
 
+def test_what_would_overwrite_the_foundation_is_refused_before_it_is_fetched(world: World) -> None:
+    own = {"nvidia/cu13/lib/libcublas.so.13": "other bytes\n", "nvidia/cu13/own.h": ""}
+    world.publish(Package("nvidia-tweaks", "1.0", files=own))
+    world.publish(Package("tweaked", "1.0", requires=("nvidia-tweaks",)))
+    whole = [request for request in world.index.requests if request.path.endswith(".whl")]
+    asked = ("sync", "--cuda13", "--with", "tweaked", "--verify", "metadata")
+    for words in (asked, (*asked, "--dry-run")):
+        done = world.run(*words)
+        assert done.code == 5, done
+        assert "nvidia-cublas 13.0.1.1 and nvidia-tweaks 1.0: nvidia/cu13/lib/libcublas.so.13\n" in done.err
+    assert world.generations == []
+    fetched = [request for request in world.index.requests if request.path.endswith(".whl") and not request.range]
+    assert fetched == whole
+    shutil.rmtree(world.home / "cache")
+    world.index.configure("pypi", IndexSettings(ranges=False))
+    done = world.run(*asked, "-v")
+    assert done.code == 1, done  # the gate
+    assert "nvidia-cublas and nvidia-tweaks both own" in done.err
+    assert "the files of nvidia-tweaks are not known before it is installed" in done.err
+    assert world.run("sync", "--cuda13", "--with", "tweaked", "--verify", "none").code == 0
+
+
 def test_a_root_that_does_not_import_fails_the_gate(world: World) -> None:
     torch = world.foundations["cpu"].family[0]
     files = {**(torch.files or {}), "torch/__init__.py": "import missing_library\n"}

@@ -15,7 +15,7 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from textwrap import dedent
@@ -30,13 +30,15 @@ class Build:
 
     ``marker`` gets a line for each time any code of the package runs. ``requires`` are its build requirements,
     ``imports`` what the backend imports before it builds (``torch`` makes it a package that is built against the
-    foundation). ``static`` says whether the metadata can be read without building.
+    foundation). ``static`` says whether the metadata can be read without building. ``files`` (path → text) are added to
+    the source, and take the place of those that are made otherwise.
     """
 
     marker: Path | None = None
     requires: Sequence[str] = ()
     imports: Sequence[str] = ()
     static: bool = True
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ def _sdist(package: Package) -> bytes:
     }
     if package.build.marker is not None:
         entries["setup.py"] = _mark(package.build.marker, "setup.py").encode()
+    entries |= {path: text.encode() for path, text in package.build.files.items()}
     return _tar({f"{root}/{path}": content for path, content in entries.items()})
 
 

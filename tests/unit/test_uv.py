@@ -165,6 +165,63 @@ def test_local_projects_are_installed_without_their_dependencies(recorder: Recor
     ]
 
 
+def test_local_projects_are_built_against_what_is_installed(recorder: Recorder) -> None:
+    uv.install_local(
+        HOW, requirements=["./x"], python=PYTHON, config=Path("uv.toml"), against=["x"], path="/gen/bin:/bin"
+    )
+    assert recorder.calls[0][-6:] == words("./x --no-build-isolation-package x --refresh-package x --quiet")
+    assert recorder.envs[0]["PATH"] == "/gen/bin:/bin"
+
+
+def test_a_source_is_fetched_without_a_build(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.answers = [Completed(code=2, out="", err=MISMATCH)]
+    with pytest.raises(IntegrityError):
+        uv.fetch_source(
+            HOW, plan=Path("one.toml"), python=PYTHON, config=Path("uv.toml"), to=tmp_path / "x", cache=Path("sources")
+        )
+    target = recorder.calls[0].pop(recorder.calls[0].index("--target") + 1)
+    assert recorder.calls == [
+        words(
+            """
+            /opt/uv pip sync one.toml --python /opt/python3.11 --config-file uv.toml --target --cache-dir sources
+            --no-build-isolation --require-hashes --preview-features pylock --color never
+            """
+        )
+    ]
+    assert recorder.envs[0]["PYTHONPATH"] == str(Path(target).parent)
+    assert recorder.envs[0]["MLENV_TAKE_SOURCE_TO"] == str(tmp_path / "x")
+
+
+def test_a_wheel_is_built_with_what_is_installed_and_installed_by_hash(recorder: Recorder) -> None:
+    uv.build_wheel(HOW, source=Path("src"), out=Path("out"), python=PYTHON, path="/gen/bin")
+    uv.install_wheel(
+        HOW, wheel=Path("kept/a_b-1.0-py3-none-any.whl"), sha256="ff", python=PYTHON, config=Path("u.toml")
+    )
+    listed = recorder.calls[1].pop(4)
+    assert recorder.calls == [
+        words(
+            """
+            /opt/uv build --wheel --no-build-isolation --offline --no-config --python /opt/python3.11
+            --out-dir out --no-create-gitignore --color never src
+            """
+        ),
+        words(
+            """
+            /opt/uv pip install --requirements --no-deps --no-index --find-links kept --require-hashes --offline
+            --quiet --color never --python /opt/python3.11 --config-file u.toml
+            """
+        ),
+    ]
+    assert listed.endswith("wheel.txt")
+    assert recorder.envs[0]["PATH"] == "/gen/bin"
+    assert recorder.envs[0]["FLASH_ATTENTION_FORCE_BUILD"] == "TRUE"
+
+
+def test_what_uv_says_about_a_failed_build_is_no_part_of_its_output() -> None:
+    err = "Building wheel...\ng++ -O2\nboom\nerror: Failed to build `/x`\n  cause: ...\nhint: edit [tool.uv]\n"
+    assert uv.build_output(Completed(code=2, out="", err=err)) == "g++ -O2\nboom"
+
+
 def test_making_an_environment(recorder: Recorder) -> None:
     uv.make_environment(HOW, target=Path("/p/.mlenv/gen/x"), python=PYTHON, prompt="p")
     assert recorder.calls == [

@@ -68,8 +68,12 @@ class _State:
     candidates: tuple[Generation, ...]
 
 
-def sync(project: Project, uv: Uv, machine: Machine, request: Request, *, progress: Progress) -> Outcome:
-    """Build, flip, or do nothing. Raises FindingError for a stale lock, and what planning and building raise."""
+def sync(
+    project: Project, uv: Uv, machine: Machine, request: Request, *, progress: Progress, detail: Progress
+) -> Outcome:
+    """Build, flip, or do nothing; ``detail`` is told what few want to know.
+
+    Raises FindingError for a stale lock, and what planning and building raise."""
     clock = Clock()
     project = project.of_lock(request.backend)
     with project_lock(project.state, wait=request.wait, waiting=progress):
@@ -84,7 +88,7 @@ def sync(project: Project, uv: Uv, machine: Machine, request: Request, *, progre
             return _nothing(state)
         action = "flipped" if chosen is not None else "built"
         if chosen is None:
-            chosen, notes = _build(state, clock=clock, progress=progress)
+            chosen, notes = _build(state, clock=clock, progress=progress, detail=detail)
         placed = flip(project.state, request.environment.path, chosen, env=uv.env)
         generation.prune(project.state, keep=request.keep or project.settings.keep, current=placed.generation)
         clock.phase("flip")
@@ -104,7 +108,9 @@ def check(project: Project, machine: Machine, uv: Uv, request: Request) -> Outco
     return Outcome(text=text, data={"in_sync": not findings}, findings=findings, exit_code=1 if findings else 0)
 
 
-def dry_run(project: Project, uv: Uv, machine: Machine, request: Request, *, progress: Progress) -> Outcome:
+def dry_run(
+    project: Project, uv: Uv, machine: Machine, request: Request, *, progress: Progress, detail: Progress
+) -> Outcome:
     """What ``sync`` would do; writes nothing."""
     project = project.of_lock(request.backend)
     if project.lock_text is None and not request.locked:
@@ -123,7 +129,7 @@ def dry_run(project: Project, uv: Uv, machine: Machine, request: Request, *, pro
     if intact is not None:
         text = f"would flip {request.environment.shown} to the {request.backend} environment built before"
         return Outcome(text=text, data={"action": "flip", "backend": request.backend})
-    chosen, notes = _plan(state)
+    chosen, notes = _plan(state, detail=detail)
     before = {} if state.current is None or request.described else dict(state.current.manifest.get("planned", {}))
     lines = _plan_difference(before, chosen)
     head = f"would build {request.environment.shown} for {request.backend}: {len(chosen.packages)} packages"
@@ -291,7 +297,7 @@ def _told_apart(current: Generation, state: _State) -> str:
     return f" ({', '.join(told)})" if told else ""
 
 
-def _build(state: _State, *, clock: Clock, progress: Progress) -> tuple[Generation, list[str]]:
+def _build(state: _State, *, clock: Clock, progress: Progress, detail: Progress) -> tuple[Generation, list[str]]:
     saved = next((p for p in map(build.saved_plan, state.candidates) if p is not None), None)
     if saved is not None:
         try:
@@ -301,7 +307,7 @@ def _build(state: _State, *, clock: Clock, progress: Progress) -> tuple[Generati
                 raise
             progress(f"the plan of the last build can't be had any more: {error.message.splitlines()[0]}")
     progress(f"resolving the foundation for {state.request.backend}")
-    chosen, notes = _plan(state)
+    chosen, notes = _plan(state, detail=detail)
     try:
         return _build_planned(state, chosen, clock=clock, progress=progress), list(notes)
     except PackageIndexError as error:  # resolved by a cached page of the index, which then lacks a file
@@ -312,7 +318,8 @@ def _build(state: _State, *, clock: Clock, progress: Progress) -> tuple[Generati
         raise expired from error
 
 
-def _plan(state: _State) -> tuple[Plan, tuple[str, ...]]:
+def _plan(state: _State, *, detail: Progress) -> tuple[Plan, tuple[str, ...]]:
+    """A new plan; as far as the indexes tell, nothing of the foundation overwrites another's files."""
     target = planning.Target(
         backend=state.request.backend,
         platform=state.machine.platform,
@@ -320,7 +327,10 @@ def _plan(state: _State) -> tuple[Plan, tuple[str, ...]]:
         elsewhere=state.request.described,
         extras=state.wanted.extras,
     )
-    return planning.make_plan(state.project, state.uv, target)
+    chosen, notes = planning.make_plan(state.project, state.uv, target)
+    if state.wanted.verify is not Verify.NONE:
+        planning.refuse_collisions(state.project, state.uv, chosen, detail=detail)
+    return chosen, notes
 
 
 def _build_planned(state: _State, chosen: Plan, *, clock: Clock, progress: Progress) -> Generation:

@@ -39,7 +39,15 @@ _FORWARDED_PATTERN = re.compile(r"LC_[A-Z]+|UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWO
 # Read by mlenv itself and handed to uv in another form.
 _HANDLED = frozenset({"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_OFFLINE", "UV_PYTHON_DOWNLOADS"})
 # What compilers read, for the packages that the settings name in `build` and for local projects.
-_COMPILER = re.compile(r"CC|CXX|CPP|AR|LD|CFLAGS|CXXFLAGS|CPPFLAGS|LDFLAGS|CMAKE_[A-Z_]+|MAX_JOBS|CUDA_HOME|CUDA_PATH")
+_COMPILER = re.compile(
+    r"CC|CXX|CPP|AR|LD|CFLAGS|CXXFLAGS|CPPFLAGS|LDFLAGS|CMAKE_[A-Z_]+|CUDA_HOME|CUDA_PATH|CUDNN_HOME|FORCE_CUDA"
+    r"|CPATH|C_INCLUDE_PATH|CPLUS_INCLUDE_PATH|LIBRARY_PATH|TORCH_CUDA_ARCH_LIST|NVCC_(?:PREPEND|APPEND)_FLAGS"
+    r"|(?:FLASH_ATTENTION|FLASH_ATTN|CAUSAL_CONV1D|MAMBA|DS)_[A-Z0-9_]+"
+)
+# Read by them, and no part of what comes out.
+_SPEED = frozenset({"MAX_JOBS", "NVCC_THREADS", "CUDA_VISIBLE_DEVICES"})
+# Left alone, these builds fetch a binary that nobody hashed, and compile only where they find none.
+_COMPILED_HERE = {f"{name}_FORCE_BUILD": "TRUE" for name in ("FLASH_ATTENTION", "CAUSAL_CONV1D", "MAMBA")}
 
 # In the private folder uv runs in, where no file of the project can be.
 _OWN = ".mlenv-in"
@@ -171,10 +179,18 @@ def forwarded(environ: Mapping[str, str]) -> dict[str, str]:
     kept = {
         name: value
         for name, value in environ.items()
-        if name.upper() in _FORWARDED or _FORWARDED_PATTERN.fullmatch(name) or _COMPILER.fullmatch(name)
+        if name.upper() in _FORWARDED
+        or name in _SPEED
+        or _FORWARDED_PATTERN.fullmatch(name)
+        or _COMPILER.fullmatch(name)
     }
     downloads = environ.get("UV_PYTHON_DOWNLOADS", "never")
     return kept | {"UV_PYTHON_DOWNLOADS": downloads, "UV_NO_PROGRESS": "0", "UV_NO_WRAP": "1"}
+
+
+def compiler(uv: Uv) -> dict[str, str]:
+    """Of the variables uv is given, those that decide what a compiler makes."""
+    return {name: value for name, value in uv.env.items() if _COMPILER.fullmatch(name)}
 
 
 def dropped(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -456,13 +472,69 @@ def _unfinished(text: bytes) -> int:
     return next(n for n in range(len(_ERROR), -1, -1) if text.endswith(_ERROR[:n]))
 
 
-def install_local(uv: Uv, *, requirements: Sequence[str], python: Path, config: Path) -> None:
-    """Install local projects (``-e PATH`` or a path, extras allowed) without their dependencies."""
+def install_local(
+    uv: Uv, *, requirements: Sequence[str], python: Path, config: Path, against: Sequence[str] = (), path: str = ""
+) -> None:
+    """Install local projects (``-e PATH`` or a path, extras allowed) without their dependencies.
+
+    Those named in ``against`` are built anew with what the environment holds; ``path`` is the PATH of builds then.
+    """
     argv: list[str | Path] = [uv.binary, "pip", "install", "--no-deps", "--python", python, "--config-file", config]
     argv += [
         word for line in requirements for word in (("--editable", line[3:]) if line.startswith("-e ") else (line,))
     ]
-    done = _run([*argv, "--quiet", *(["--offline"] if uv.offline else [])], env=uv.env, echo=_until_error(uv.echo))
+    argv += [word for n in against for word in ("--no-build-isolation-package", n, "--refresh-package", n)]
+    env = {**uv.env, "PATH": path} if against else uv.env
+    done = _run([*argv, "--quiet", *(["--offline"] if uv.offline else [])], env=env, echo=_until_error(uv.echo))
+    if done.code != 0:
+        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+
+
+def fetch_source(uv: Uv, *, plan: Path, python: Path, config: Path, to: Path, cache: Path) -> None:
+    """Unpack the one source distribution that ``plan`` (pylock.toml) lists to ``to``, its hash checked.
+
+    uv has no command for this: it is asked to install it, and where it would start the build, a file of ours takes a
+    copy instead, so no code of it runs. ``cache`` is a cache of uv's that nothing is ever built in: what was built for
+    another foundation can't be in the source. Raises IntegrityError, PackageIndexError or EnvironmentBuildError.
+    """
+    with tempfile.TemporaryDirectory(prefix="mlenv-") as folder:
+        taker = resources.files("mlenv.data").joinpath("take_source.py").read_bytes()
+        Path(folder, "sitecustomize.py").write_bytes(taker)
+        argv: list[str | Path] = [uv.binary, "pip", "sync", plan, "--python", python, "--config-file", config]
+        argv += ["--target", Path(folder, "target"), "--cache-dir", cache, "--no-build-isolation", "--require-hashes"]
+        argv += ["--preview-features", "pylock", "--color", "never"]
+        env = {**uv.env, "PYTHONPATH": folder, "MLENV_TAKE_SOURCE_TO": str(to)}
+        done = _run([*argv, *(["--offline"] if uv.offline else [])], env=env)
+    if not to.is_dir():
+        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+
+
+def build_wheel(uv: Uv, *, source: Path, out: Path, python: Path, path: str) -> process.Completed:
+    """Build a wheel of ``source`` into ``out`` with what the environment of ``python`` holds; ``path`` is its PATH."""
+    env = {**_COMPILED_HERE, **uv.env, "PATH": path}
+    argv: list[str | Path] = [uv.binary, "build", "--wheel", "--no-build-isolation", "--offline", "--no-config"]
+    argv += ["--python", python, "--out-dir", out, "--no-create-gitignore", "--color", "never", source]
+    return _run(argv, env=env, echo=uv.echo if uv.terminal else None)
+
+
+def build_output(done: process.Completed) -> str:
+    """What a build wrote, without what uv says about it."""
+    return done.err.partition("\nerror: Failed to build")[0].removeprefix("Building wheel...\n")
+
+
+def install_wheel(uv: Uv, *, wheel: Path, sha256: str, python: Path, config: Path) -> None:
+    """Install one wheel that is on the disk, checked by hash, without what it requires.
+
+    As a release found in its folder, so that the environment doesn't say it came from there. Raises IntegrityError or
+    EnvironmentBuildError.
+    """
+    name, version = wheel.name.split("-")[:2]
+    with tempfile.TemporaryDirectory(prefix="mlenv-") as folder:
+        listed = Path(folder, "wheel.txt")
+        listed.write_text(f"{name}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
+        argv: list[str | Path] = [uv.binary, "pip", "install", "--requirements", listed, "--no-deps", "--no-index"]
+        argv += ["--find-links", wheel.parent, "--require-hashes", "--offline", "--quiet", "--color", "never"]
+        done = _run([*argv, "--python", python, "--config-file", config], env=uv.env)
     if done.code != 0:
         raise explain(done.err, code=done.code, default=EnvironmentBuildError)
 
