@@ -189,3 +189,27 @@ def test_a_link_is_told_from_a_folder_and_from_nothing(tmp_path: Path) -> None:
     assert generation.is_link(tmp_path / "link")
     assert not generation.is_link(tmp_path)
     assert not generation.is_link(tmp_path / "nothing")
+
+
+def test_a_link_that_a_killed_flip_left_is_swept(state: Path) -> None:
+    environment = state.parent / ".venv"
+    generation.flip(environment, make(state, "old"))
+    (state.parent / "..venv.mlenv").symlink_to(".mlenv/gen/new")
+    generation.sweep(state)
+    assert sorted(entry.name for entry in state.parent.iterdir()) == [".mlenv", ".venv"]
+
+
+def test_a_full_disk_does_not_forget_the_environments_elsewhere(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = make(state, "old", created=0), make(state, "new", created=time.time())
+    generation.flip(tmp_path / "env", old)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(EnvironmentBuildError, match="No space left"):
+            generation.flip(tmp_path / "second", new)
+    assert generation.prune(state, keep=1, in_use=new) == ()

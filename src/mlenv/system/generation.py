@@ -130,13 +130,13 @@ def flip(environment: Path, generation: Path) -> Path | None:
     Raises EnvironmentBuildError; what stood there then stands there still.
     """
     aside: Path | None = None
-    temporary = environment.with_name(f".{environment.name}.{os.getpid()}")
+    temporary = _not_yet(environment)
     try:
         environment.parent.mkdir(parents=True, exist_ok=True)
+        _remember(generation.parent.parent, environment)
         with suppress(FileNotFoundError):
             temporary.unlink()
         make_link(temporary, _link_target(environment, generation), windows=os.name == "nt")
-        _remember(generation.parent.parent, environment)
         aside = _move_aside(environment)
         if os.name == "nt" and is_link(environment):
             environment.rmdir()  # Windows replaces no folder, and a junction is one: for a moment there is none
@@ -152,6 +152,11 @@ def flip(environment: Path, generation: Path) -> Path | None:
             hint="check the permissions of its folder",
         ) from error
     return aside
+
+
+def _not_yet(environment: Path) -> Path:
+    """Where the new link is made: always the same name, so that what ``kill -9`` leaves is found again."""
+    return environment.with_name(f".{environment.name}.mlenv")
 
 
 def make_link(link: Path, target: str, *, windows: bool) -> None:
@@ -203,9 +208,8 @@ def _remember(state: Path, environment: Path) -> None:
     """Note that ``environment`` is a link to a generation in ``state``, so that what it points to is never removed."""
     known = [str(path) for path in _environments(state)]
     if str(environment) not in known:
-        (state / _ENVIRONMENTS).write_text(
-            "".join(f"{line}\n" for line in [*known, str(environment)]), encoding="utf-8"
-        )
+        lines = "".join(f"{line}\n" for line in [*known, str(environment)])
+        write_atomically(state / _ENVIRONMENTS, lines, staging=state)  # half of it would give an environment to prune
 
 
 def _environments(state: Path) -> list[Path]:
@@ -235,6 +239,9 @@ def sweep(state: Path) -> Swept:
 
     Never what an environment points to, or what a process runs in: its marker may have been lost since.
     """
+    for environment in (state.parent / ".venv", *_environments(state)):
+        with suppress(OSError):
+            _not_yet(environment).unlink()
     try:
         left = [path for path in folder(state).iterdir() if read(path) is None]
     except OSError:
