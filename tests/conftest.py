@@ -20,6 +20,16 @@ _REMOVED_PREFIXES = ("MLENV_", "UV_", "PIP_", "CONDA_")
 _REMOVED = ("CI", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How thorough the kill test is."""
+    parser.addoption(
+        "--kills",
+        type=int,
+        default=50,
+        help="How often a sync is killed, at its steps and between them (default: %(default)s).",
+    )
+
+
 @pytest.fixture(autouse=True)
 def clean_env(monkeypatch: pytest.MonkeyPatch) -> None:
     """No variable of this machine decides a test; proxies and certificates stay, and never serve the loopback."""

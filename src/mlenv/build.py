@@ -26,7 +26,7 @@ from mlenv.project import Project
 from mlenv.record import digest_text
 from mlenv.report import Finding
 from mlenv.settings import Layout
-from mlenv.system import disks, generation, inventory, process
+from mlenv.system import disks, flip, generation, inventory, process
 from mlenv.system import uv as uv_module
 from mlenv.system.generation import Generation
 from mlenv.system.inventory import Inventory
@@ -204,6 +204,7 @@ def again(
 
 def sweep(project: Project, *, progress: Progress) -> None:
     """Remove what interrupted builds left, and say so; the project's lock must be held."""
+    flip.tidy(project.state)
     swept = generation.sweep(project.state)
     for path in swept.gone:
         progress(f"removed what an interrupted build left: {path.name}")

@@ -22,13 +22,27 @@ _URL = re.compile(rb"""url\s*=\s*("[^"\n]*"|'[^'\n]*')""")
 _PIN = re.compile(r"(?m)^[a-z0-9][a-z0-9-]*(?:\[[^\]]*\])?(?:==| @ )")
 
 
-def stamped(text: str, root: Path, inputs: Iterable[str], overrides: Mapping[str, object]) -> str:
-    """The lock's text with the line that says from which bytes it was made, after the lines of its inputs."""
+def seen(root: Path, inputs: Iterable[str], overrides: Mapping[str, object]) -> str:
+    """A digest of the bytes that a lock is made from, as they are now; nothing where they can't be read."""
+    try:
+        return _fingerprint("", root, inputs, overrides)
+    except (OSError, ValueError):
+        return ""
+
+
+def stamped(text: str, root: Path, inputs: Iterable[str], overrides: Mapping[str, object], *, before: str) -> str:
+    """The lock's text with the line that says from which bytes it was made, after the lines of its inputs.
+
+    Without it where they are not those any more that were ``seen`` before: somebody saved a file meanwhile.
+    """
     try:
         _require_plain(_settings(root), root)
-    except LookupError:
+        fingerprint = _fingerprint(text, root, inputs, overrides)
+    except (OSError, ValueError, LookupError):
         return text  # nobody would read it
-    line = f"# mlenv {KEY}: {_fingerprint(text, root, inputs, overrides)}\n"
+    if seen(root, inputs, overrides) != before:
+        return text
+    line = f"# mlenv {KEY}: {fingerprint}\n"
     return re.sub(r"(?m)^(?=# mlenv settings: )", lambda _: line, text, count=1)
 
 

@@ -106,6 +106,7 @@ def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred:
     """
     _require_plugins(project)
     overlays = _proven_overlays(project)
+    before = freshness.seen(project.root, drift.inputs(project), wish.overrides)
     for line in _rootless(project, overlays):
         progress(f"note: {line}")
     old = _adoptable(project, wish)
@@ -131,7 +132,7 @@ def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred:
         command=wish.command,
         style=wish.style,
     )
-    text = freshness.stamped(body, project.root, drift.inputs(project), wish.overrides)
+    text = freshness.stamped(body, project.root, drift.inputs(project), wish.overrides, before=before)
     if project.lock_text not in (None, body) and freshness.unstamped(project.lock_text or "") == body:
         text = project.lock_text  # a comment in an input is no reason to write the lock
     return NewLock(

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,7 +146,10 @@ def _start_a_slow_build(world: World) -> subprocess.Popen[str]:
 
 
 @on_linux
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143), (signal.SIGKILL, -9)],
+)
 def test_an_interrupted_build_leaves_the_old_environment_and_no_process(
     world: World, number: signal.Signals, code: int
 ) -> None:
@@ -163,6 +167,24 @@ def test_an_interrupted_build_leaves_the_old_environment_and_no_process(
     world.index.mend("pytorch-cu130")
     said = world.sync("--cuda13")
     assert all(f"removed what an interrupted build left: {name}" in said for name in left)
+    assert world.run("check").code == 0
+
+
+@on_linux
+@pytest.mark.parametrize("pause", [0.0, 0.05, 0.3])
+def test_a_second_ctrl_c_ends_it_as_well_as_the_first(world: World, pause: float) -> None:
+    """The second comes while the children are ended, while the folder goes, or after that."""
+    world.sync()
+    old = world.generation
+    process = _start_a_slow_build(world)
+    process.send_signal(signal.SIGINT)
+    time.sleep(pause)
+    done = end(process, signal.SIGINT)
+    wait_until(lambda: not alive_below(world.root), what="its children to end", seconds=2)
+    assert (done.code, "Traceback" in done.err) == (130, False), done
+    assert world.generation == old
+    world.index.mend("pytorch-cu130")
+    world.sync("--cuda13")
     assert world.run("check").code == 0
 
 

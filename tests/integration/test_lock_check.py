@@ -155,7 +155,8 @@ def test_a_lock_that_another_mlenv_is_wanted_for_is_not_judged(locked: Locked) -
     locked.edit("pyproject.toml", "[tool.mlenv]", '[tool.mlenv]\nrequired-version = ">=99"')
     lock = locked.root / "requirements.txt"
     text = freshness.unstamped(lock.read_text())
-    lock.write_text(freshness.stamped(text, locked.root, ("requirements.in", "more.in"), {}))
+    inputs = ("requirements.in", "more.in")
+    lock.write_text(freshness.stamped(text, locked.root, inputs, {}, before=freshness.seen(locked.root, inputs, {})))
     done = locked.check()
     assert (done.code, "error: pyproject.toml:2: " in done.err) == (3, True)
 

@@ -16,7 +16,7 @@ import socket
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -74,11 +74,17 @@ class Slow:
 
 
 @dataclass(frozen=True)
+class Stalled:
+    """Announce the whole body, send half of it and keep silent, the connection open."""
+
+
+@dataclass(frozen=True)
 class WrongHash:
     """List a sha256 that the file does not have; uv compares only with a hash that it was given or locked."""
 
 
-Fault = Status | CaptivePortal | Truncated | Dropped | Slow | WrongHash
+REDIRECT_LOOP = Status(302, {"Location": "?again"})
+Fault = Status | CaptivePortal | Truncated | Dropped | Slow | Stalled | WrongHash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +122,7 @@ class _Answer:
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     truncated: bool = False
+    stalled: bool = False
 
 
 class LoopbackIndex:
@@ -249,8 +256,13 @@ class LoopbackIndex:
         if not self._may_enter(wanted.index, headers.get("Authorization")):
             return _Answer(status=401, headers={"WWW-Authenticate": f'Basic realm="{wanted.index}"'})
         answer = self._content(wanted, headers, wrong_hash=isinstance(fault, WrongHash))
-        truncated = isinstance(fault, Truncated) and answer.status in (200, 206)
-        return _Answer(status=answer.status, body=answer.body, headers=answer.headers, truncated=truncated)
+        stalled = isinstance(fault, Stalled)
+        halved = isinstance(fault, Truncated | Stalled) and answer.status in (200, 206)
+        return replace(answer, truncated=halved, stalled=stalled and halved)
+
+    def wait(self) -> None:
+        """Until the server is closed."""
+        self._closing.wait()
 
     def _may_enter(self, index: str, sent: str | None) -> bool:
         credentials = self._settings[index].credentials
@@ -431,4 +443,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(answer.body[: len(answer.body) // 2] if answer.truncated else answer.body)
+        if answer.stalled:
+            self.wfile.flush()
+            self.server.owner.wait()
         self.close_connection = self.close_connection or answer.truncated

@@ -80,8 +80,10 @@ class World:
         """Write ``[tool.mlenv]``."""
         (self.root / "pyproject.toml").write_text("[tool.mlenv]\n" + text)
 
-    def start(self, *args: str | Path, env: Mapping[str, str | None] | None = None) -> subprocess.Popen[str]:
-        """Start mlenv and return at once."""
+    def start(
+        self, *args: str | Path, env: Mapping[str, str | None] | None = None, start_new_session: bool = False
+    ) -> subprocess.Popen[str]:
+        """Start mlenv, where asked in a process group of its own, and return at once."""
         isolated = {name: str(self.home) for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_DIRS")}
         merged = {**os.environ, **isolated, **self.variables, **(env or {})}
         return subprocess.Popen(
@@ -91,6 +93,7 @@ class World:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=start_new_session,
         )
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlenv.errors import EnvironmentBuildError
-from mlenv.system.files import write_atomically
+from mlenv.system.files import make_state, write_atomically
 
 
 @pytest.fixture
@@ -79,3 +79,9 @@ def test_an_interruption_leaves_the_old_text_alone(
     with pytest.raises((KeyboardInterrupt, EnvironmentBuildError)):
         write_atomically(target, "new\n", staging=staging if staged else None)
     assert (target.read_text(), names(target.parent), names(staging)) == ("old\n", ["lock.txt"], [])
+
+
+def test_an_ignore_file_that_a_full_disk_left_empty_is_written_again(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").touch()
+    make_state(tmp_path)
+    assert (tmp_path / ".gitignore").read_text() == "*\n"

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from mlenv.errors import EnvironmentBuildError
-from mlenv.system import generation, history, links
-from mlenv.system.flip import flip
+from mlenv.system import flip, generation, history, links
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def put(state: Path, environment: Path, path: Path) -> Path | None:
     """Flip to what is at ``path``; returns where what stood there was moved to."""
     found = generation.read(path)
     assert found is not None
-    return flip(state, environment, found, env={}).aside
+    return flip.flip(state, environment, found, env={}).aside
 
 
 def test_the_environment_is_a_relative_link_inside_the_project(state: Path) -> None:
@@ -179,3 +179,31 @@ def test_environments_outside_the_project_are_remembered_where_they_are(state: P
     assert history.environments(state) == (tmp_path / "env",)
     moved = state.parent.rename(tmp_path / "moved")
     assert history.environments(moved / ".mlenv") == (tmp_path / "env",)
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_what_a_killed_flip_staged_is_tidied_up(state: Path, *, link: bool) -> None:
+    environment = state.parent / ".venv"
+    put(state, environment, make(state, "a"))
+    staged = state / "flip"
+    staged.symlink_to("gen/b") if link else make(state, "b", layout="directory").rename(staged)
+    flip.tidy(state)
+    assert not staged.exists()
+    assert not staged.is_symlink()
+    assert [g.id for g in generation.finished(state)] == (["a"] if link else ["b", "a"])
+
+
+def test_a_full_disk_does_not_forget_the_environments_elsewhere(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(state, tmp_path / "env", make(state, "a"))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(EnvironmentBuildError, match="No space left"):
+            put(state, tmp_path / "second", make(state, "b"))
+    assert history.environments(state) == (tmp_path / "env",)
+    assert not (tmp_path / "second").exists()

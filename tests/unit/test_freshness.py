@@ -30,7 +30,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def stamp(root: Path, **overrides: object) -> None:
-    text = freshness.stamped(LOCK, root, ("requirements.in", "more/base.in"), overrides)
+    inputs = ("requirements.in", "more/base.in")
+    text = freshness.stamped(LOCK, root, inputs, overrides, before=freshness.seen(root, inputs, overrides))
     (root / "requirements.txt").write_text(text)
 
 
@@ -120,3 +121,12 @@ def test_of_uv_toml_all_but_the_urls_counts(root: Path) -> None:
     assert freshness.unchanged(root, {}) is not None
     (root / "uv.toml").unlink()
     assert freshness.unchanged(root, {}) is None
+
+
+def test_a_file_that_was_saved_while_the_lock_was_made_is_not_vouched_for(root: Path) -> None:
+    inputs = ("requirements.in", "more/base.in")
+    before = freshness.seen(root, inputs, {})
+    (root / "requirements.in").write_text("saved = meanwhile\n")
+    assert freshness.stamped(LOCK, root, inputs, {}, before=before) == LOCK
+    (root / "pyproject.toml").write_text("[tool\n")
+    assert freshness.stamped(LOCK, root, inputs, {}, before=before) == LOCK

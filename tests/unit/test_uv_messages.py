@@ -42,6 +42,16 @@ class Snapshot:
 
 SNAPSHOTS = (
     Snapshot(
+        name="redirect loop",
+        said="error: Missing `Content-Type` header for `http://index.test/d/simple/demo/`\n",
+        kind=PackageIndexError,
+        message=(
+            "http://index.test/d/simple/demo/ answered with something that can't be read: Missing `Content-Type` "
+            "header for `http://index.test/d/simple/demo/`"
+        ),
+        hint=("try again; if it stays so, a proxy may be changing the answers, or the URL is not that of an index"),
+    ),
+    Snapshot(
         name="conflict",
         said=(
             "error: No solution found when resolving dependencies\n"

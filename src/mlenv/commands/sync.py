@@ -16,7 +16,7 @@ from mlenv.errors import FindingError, PackageIndexError, ProjectError
 from mlenv.locking import Wish
 from mlenv.machine import Machine
 from mlenv.plan import Plan
-from mlenv.project import Project
+from mlenv.project import Project, read_text
 from mlenv.report import Finding, Outcome
 from mlenv.selection import Environment
 from mlenv.system import generation
@@ -77,6 +77,7 @@ def sync(
     clock = Clock()
     project = project.of_lock(request.backend)
     with project_lock(project.state, wait=request.wait, waiting=progress):
+        project = _as_it_is_now(project)
         project = _with_lock(project, uv, request, progress=progress)
         project = _with_nightly(project, uv, request, progress=progress)
         build.sweep(project, progress=progress)
@@ -135,6 +136,12 @@ def dry_run(
     head = f"would build {request.environment.shown} for {request.backend}: {len(chosen.packages)} packages"
     data = {"action": "build", "backend": request.backend, "packages": _packages(chosen)}
     return Outcome(text="\n".join([head, *request.reasons, *lines]), data=data, findings=_as_notes(notes))
+
+
+def _as_it_is_now(project: Project) -> Project:
+    """The project, without what was read before its lock was held where another mlenv wrote the lock meanwhile."""
+    now = read_text(project.lock_path, shown=project.settings.lock)
+    return project if now == project.lock_text else replace(project)
 
 
 def _with_lock(project: Project, uv: Uv, request: Request, *, progress: Progress) -> Project:

@@ -107,7 +107,7 @@ def make_state(state: Path) -> None:
     """Make mlenv's own folder; a .gitignore inside keeps it out of commits whatever the project's says."""
     state.mkdir(parents=True, exist_ok=True)
     ignore = state / ".gitignore"
-    if not ignore.exists():
+    if not ignore.exists() or not ignore.stat().st_size:  # an empty one was left by a full disk
         ignore.write_text("*\n", encoding="utf-8")
 
 

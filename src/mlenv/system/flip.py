@@ -80,14 +80,21 @@ def _link(state: Path, environment: Path, target: Path) -> None:
 
 def _staged(state: Path, environment: Path) -> Path:
     """Where the new link is made: in mlenv's own folder, or beside an environment on another file system."""
-    staged = state / _STAGED
-    if environment.parent.stat().st_dev != state.stat().st_dev:
-        staged = environment.with_name(f".{environment.name}.{_STAGED}")
-    if is_link(staged):
-        remove_link(staged)
-    elif staged.is_dir():  # mlenv was killed between the exchange and what follows it
-        _put_away(state, staged)
+    elsewhere = environment.parent.stat().st_dev != state.stat().st_dev
+    staged = _beside(environment) if elsewhere else state / _STAGED
+    _put_away(state, staged)
     return staged
+
+
+def _beside(environment: Path) -> Path:
+    return environment.with_name(f".{environment.name}.{_STAGED}")
+
+
+def tidy(state: Path) -> None:
+    """Put away what ``kill -9`` in the middle of a flip left; the project's lock must be held."""
+    with suppress(OSError):
+        for staged in (state / _STAGED, *map(_beside, history.environments(state))):
+            _put_away(state, staged)
 
 
 def _change_places(state: Path, environment: Path, new: Generation, *, env: Mapping[str, str]) -> None:

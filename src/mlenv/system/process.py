@@ -187,10 +187,12 @@ def _end_with_parent(held: set[signal.Signals] | None) -> Callable[[], None] | N
         return None
     import ctypes
 
-    prctl = ctypes.CDLL(None).prctl
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
 
     def prepare() -> None:
         prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != parent:  # it was killed before that
+            os._exit(1)
         _let_through(held)
 
     return prepare

@@ -49,7 +49,7 @@ _NETWORK = (
 _GARBLED = (
     "Received some unexpected", "unexpected end of file", "error decoding response body",
     "end of file before message length", "Failed to read metadata", "Failed to extract", "invalid gzip header",
-    "Invalid zip", "unexpected BOM",
+    "Invalid zip", "unexpected BOM", "`Content-Type`",
 )  # fmt: skip
 _NO_SPACE = (
     "No space left on device",
