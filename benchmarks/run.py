@@ -7,6 +7,7 @@ The network is used, and the CUDA stack must be in uv's cache: run `mlenv sync -
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import statistics
@@ -39,11 +40,12 @@ Call = Callable[[], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """What is compared: ours, theirs (None where the time alone counts)."""
+    """What is compared: ours, theirs (None where the time alone counts), at most how often (minutes of pip)."""
 
     title: str
     ours: Call
     theirs: Call | None = None
+    most: int = 1000
 
 
 def main() -> None:
@@ -129,6 +131,26 @@ def _building(project: Path, folder: Path) -> Iterator[Pair]:
     yield Pair(
         title="sync, nothing to do / uv pip sync, nothing to do", ours=_mlenv(project, "sync", "--cuda13"), theirs=again
     )
+    yield Pair(title="check --deep, every file hashed", ours=_mlenv(project, "check", "--deep"))
+    yield Pair(title="sync --rebuild / python -m venv + pip install", ours=build, theirs=_pip(folder, compiled), most=1)
+    for backend in ("cu130", "cu132"):
+        _run([*MLENV, "sync", "--backend", backend, "--verify", "metadata"], project)
+    turns = itertools.cycle(("cu130", "cu132"))
+    yield Pair(
+        title="sync, back to a backend built before", ours=lambda: _mlenv(project, "sync", "--backend", next(turns))()
+    )
+
+
+def _pip(folder: Path, compiled: Path) -> Call:
+    """How it was done before: the same pins, hashed, from pip's own warm cache."""
+    target = folder / "pip"
+
+    def build() -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        _run([sys.executable, "-m", "venv", str(target)], folder)
+        _run([str(target / "bin" / "pip"), "install", "-q", "--require-hashes", "-r", str(compiled)], folder)
+
+    return build
 
 
 def _resolve_everything(project: Path, folder: Path) -> list[str]:
@@ -169,7 +191,7 @@ def _compare(pair: Pair, *, runs: int) -> None:
     calls = [call for call in (pair.ours, pair.theirs) if call is not None]
     for call in calls:
         call()
-    rounds = [[_seconds(call) for call in calls] for _ in range(runs)]
+    rounds = [[_seconds(call) for call in calls] for _ in range(min(runs, pair.most))]
     medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
     told = "".join(f"{median:9.3f} s" for median in medians)
     ratio = f"  ratio {statistics.median(one / other for one, other in rounds):7.3f}" if len(calls) == 2 else ""
