@@ -110,6 +110,8 @@ def test_credentials_of_the_index_open_it_and_are_not_sent_elsewhere(index: Loop
         assert other.requests[-1].authorized
         assert not index.requests[-1].authorized
         assert remote.records([wanted], logins=known, env=env, offline=False).records.keys() == {"small"}
+        ask(other, BIG, logins=known)
+        assert not other.requests[-1].authorized
     assert ask(index, SMALL, logins=known, offline=True).records.keys() == {"small"}
 
 

@@ -477,13 +477,13 @@ def install_local(
 ) -> None:
     """Install local projects (``-e PATH`` or a path, extras allowed) without their dependencies.
 
-    Those named in ``against`` are built anew with what the environment holds; ``path`` is the PATH of builds then.
+    Those named in ``against`` are built with what the environment holds; ``path`` is the PATH of builds then.
     """
     argv: list[str | Path] = [uv.binary, "pip", "install", "--no-deps", "--python", python, "--config-file", config]
     argv += [
         word for line in requirements for word in (("--editable", line[3:]) if line.startswith("-e ") else (line,))
     ]
-    argv += [word for n in against for word in ("--no-build-isolation-package", n, "--refresh-package", n)]
+    argv += [word for name in against for word in ("--no-build-isolation-package", name)]
     env = {**uv.env, "PATH": path} if against else uv.env
     done = _run([*argv, "--quiet", *(["--offline"] if uv.offline else [])], env=env, echo=_until_error(uv.echo))
     if done.code != 0:
