@@ -1,7 +1,7 @@
 """The promise of the contract as a state machine: ``.venv`` is one finished state, whole, whatever is done.
 
 What mlenv does is mixed with what people and machines do: edit, kill, damage, install by hand. A failure isn't shrunk,
-as each step takes half a second; the steps that led to it are printed.
+as each step takes half a second; the steps that led to it are printed. ``--kills 400`` tries eight times as much.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from support.index import LoopbackIndex
 from support.interpreter import ProjectFactory, RunProgram
@@ -49,6 +56,11 @@ class Project(RuleBasedStateMachine):
         self.locked = self.asked = REQUIREMENTS[0]
         self.standing: dict[str, str] | None = None
         self.touched = ""
+        self.backend = "cpu"
+
+    @initialize(backend=backends)
+    def first_sync(self, backend: str) -> None:
+        self._sync(backend)
 
     def teardown(self) -> None:
         shutil.rmtree(self.world.root)
@@ -65,19 +77,22 @@ class Project(RuleBasedStateMachine):
         (self.world.root / "requirements.in").write_text(text)
         self.asked = text
 
-    @rule()
-    def lock(self) -> None:
+    @rule(text=st.sampled_from(REQUIREMENTS))
+    def lock(self, text: str) -> None:
+        self.edit(text)
         assert self.world.run("lock").code == 0
         self.locked = self.asked
 
-    @rule(backend=backends, rebuild=st.booleans())
-    def sync(self, backend: str, rebuild: bool) -> None:
+    @rule(backend=backends)
+    def sync(self, backend: str) -> None:
+        self._sync(backend)
+
+    def _sync(self, backend: str, *options: str) -> None:
         before = self.world.generation
-        options = ("--rebuild",) if rebuild else ()
         done = self.world.run("sync", "--verify", "metadata", "--backend", backend, *options)
         assert done.code == (0 if self.locked == self.asked else 1), done
         if done.code == 0:
-            self.standing = self._wanted(backend)
+            self.standing, self.backend = self._wanted(backend), backend
             seen_at_once = self.touched != "edited"  # only reading every file finds it
             assert not (self.touched and seen_at_once and self.world.generation == before)
             self.touched = self.touched if self.world.generation == before else ""
@@ -89,7 +104,7 @@ class Project(RuleBasedStateMachine):
         self._kill("sync", "--verify", "metadata", "--backend", backend, after=moment * 0.8)
         if self.world.generation != before:
             assert self.locked == self.asked
-            self.standing, self.touched = self._wanted(backend), ""
+            self.standing, self.backend, self.touched = self._wanted(backend), backend, ""
 
     @rule(moment=st.floats(0, 1))
     def kill_a_lock(self, moment: float) -> None:
@@ -104,23 +119,18 @@ class Project(RuleBasedStateMachine):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
-    @precondition(lambda self: self.standing is not None and not self.touched)
-    @rule(kind=st.sampled_from(["removed", "installed", "edited"]))
-    def touch(self, kind: str) -> None:
+    @precondition(lambda self: self.standing is not None)
+    @rule(kind=st.sampled_from(["removed", "installed", "edited"]), then=st.sampled_from(["sync", "repair", ""]))
+    def touch(self, kind: str, then: str) -> None:
         """Behind mlenv's back; never in place, as the file is uv's cache's too."""
-        site = site_of(self.world.generation)
-        if kind == "removed":
-            shutil.rmtree(site / "sympy")
-        elif kind == "installed":
-            shutil.copytree(site / "demo_app-1.0.dist-info", site / "by_hand-1.0.dist-info")
-        else:
-            (site / "sympy" / "__init__.py").unlink()
-            (site / "sympy" / "__init__.py").write_text("edited = True\n")
-        self.touched = kind
-
-    @rule()
-    def check(self) -> None:
-        assert self.world.run("check").code == (0 if self.standing is not None and not self.touched else 1)
+        if not self.touched:
+            _touch(site_of(self.world.generation), kind)
+            self.touched = kind
+        assert self.world.run("check").code == 1
+        if then:
+            self.lock(self.asked)
+            self._sync(self.backend, *(["--rebuild"] if then == "repair" else []))
+            assert self.world.run("check").code == (1 if self.touched else 0)
 
     @property
     def _lock(self) -> str:
@@ -139,8 +149,18 @@ class Project(RuleBasedStateMachine):
             assert installed(environment) == self.standing
 
 
+def _touch(site: Path, kind: str) -> None:
+    if kind == "removed":
+        shutil.rmtree(site / "sympy")
+    elif kind == "installed":
+        shutil.copytree(site / "demo_app-1.0.dist-info", site / "by_hand-1.0.dist-info")
+    else:
+        (site / "sympy" / "__init__.py").unlink()
+        (site / "sympy" / "__init__.py").write_text("edited = True\n")
+
+
 def test_whatever_is_done_in_whatever_order(
-    index: LoopbackIndex, project: ProjectFactory, run_mlenv: RunProgram, tmp_path: Path
+    index: LoopbackIndex, project: ProjectFactory, run_mlenv: RunProgram, request: pytest.FixtureRequest
 ) -> None:
     world = make_world(index, project, run_mlenv)
     world.publish(Package("other", "1.0"), Package("other", "2.0"))
@@ -154,8 +174,8 @@ def test_whatever_is_done_in_whatever_order(
     world.environment.unlink()
     machine = type("Here", (Project,), {"origin": world, "locks": locks, "number": count()})
     chosen = settings(
-        max_examples=4,
-        stateful_step_count=10,
+        max_examples=request.config.getoption("kills") // 10,
+        stateful_step_count=8,
         deadline=None,
         database=None,
         phases=[Phase.generate],
