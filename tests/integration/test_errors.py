@@ -11,14 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from support.disks import small_disk
 from support.index import (
     CaptivePortal,
     Dropped,
@@ -383,22 +383,6 @@ def test_a_download_that_is_not_what_the_index_lists(locked: Site) -> None:
     assert_told(done, 7, ["torch", "differ from the hash"], "compare with the index")
     assert locked.kept() == before
     assert list((locked.root / ".mlenv" / "gen").iterdir()) == []
-
-
-@contextmanager
-def small_disk(folder: Path, *, kilobytes: int) -> Iterator[None]:
-    """A file system of its own at ``folder``; the test is skipped where we may not mount one."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-    try:
-        if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-            pytest.skip("no permission to mount a small file system")
-    except FileNotFoundError:
-        pytest.skip("no mount command")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def moved(site: Site, folder: Path) -> Site:

@@ -21,29 +21,14 @@ import pytest
 
 from support.index import LoopbackIndex
 from support.interpreter import ProjectFactory, RunProgram
-from support.wheels import Package
+from support.states import APPLICATIONS, Inputs, remove_unused, two_states
 from support.whole import damage, installed, leftovers, pinned
 from support.world import World, alive_below, make_world
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="process groups, and the kernel ends the children")
 
 BATCHES = 2
-APPLICATIONS, MODULES = 12, 40
 SYNC = ("sync", "--cpu", "--verify", "metadata")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """One of the two states of the project that it goes to and fro between."""
-
-    requirements: str
-    lock: str
-
-    @property
-    def expected(self) -> dict[str, str]:
-        """name → version of a whole environment; torchvision and torchaudio are pinned by the overlay too."""
-        family = {"torch": "2.14.1+cpu", "torchvision": "0.29.1+cpu", "torchaudio": "2.11.0+cpu"}
-        return {**pinned(self.lock), **family}
 
 
 @dataclass
@@ -54,11 +39,6 @@ class Target:
     inputs: tuple[Inputs, Inputs]
     kills: int = 0
     alive: int = 0
-
-    def write(self, inputs: Inputs, *, lock: bool = True) -> None:
-        (self.world.root / "requirements.in").write_text(inputs.requirements)
-        if lock:
-            (self.world.root / "requirements.txt").write_text(inputs.lock)
 
     def kill(self, words: tuple[str, ...], until: Callable[[subprocess.Popen[str]], object]) -> None:
         """Start mlenv, end its whole group when ``until`` returns, and count whether it still ran."""
@@ -83,42 +63,18 @@ class Target:
         assert alive_below(self.world.root) == []
 
 
-def _application(number: int, version: str) -> Package:
-    files = {f"app_{number}/part{n}.py": f"VERSION = {version!r}\n" * n for n in range(MODULES)}
-    return Package(f"app-{number}", version, files=files)
-
-
-PUBLISHED = (
-    *(_application(number, version) for number in range(APPLICATIONS) for version in ("1.0", "2.0")),
-    Package("only-in-one", "1.0"),
-)
-
-
-def _requirements(version: str, *more: str) -> str:
-    return "\n".join(["demo-app", *(f"app-{number}=={version}" for number in range(APPLICATIONS)), *more, ""])
-
-
 @pytest.fixture
 def target(index: LoopbackIndex, project: ProjectFactory, run_mlenv: RunProgram) -> Target:
     world = make_world(index, project, run_mlenv)
-    world.publish(*PUBLISHED)
-    states = []
-    for text in (_requirements("1.0", "only-in-one"), _requirements("2.0")):
-        (world.root / "requirements.in").write_text(text)
-        world.lock()
-        world.sync()
-        states.append(Inputs(requirements=text, lock=(world.root / "requirements.txt").read_text()))
-    return Target(world, (states[0], states[1]))
+    return Target(world, two_states(world))
 
 
 def _rebuilt_each_time(target: Target) -> Iterator[tuple[Inputs, Inputs]]:
     """(old, new) without end; what isn't in use is removed first, so that each sync builds."""
     first, second = target.inputs
     for old, new in cycle([(second, first), (first, second)]):
-        for path in (target.world.root / ".mlenv" / "gen").iterdir():
-            if path != target.world.generation:
-                subprocess.run(["rm", "-r", path], check=True)
-        target.write(new)
+        remove_unused(target.world)
+        new.write(target.world.root)
         yield old, new
 
 
@@ -156,8 +112,8 @@ def test_a_lock_killed_at_any_time(target: Target, moments: list[float]) -> None
     """Every third moment, as the lock has fewer things that could be half done."""
     lock, takes = target.world.root / "requirements.txt", 0.5
     for moment, (old, new) in zip(moments[::3], cycle([target.inputs, target.inputs[::-1]]), strict=False):
-        target.write(old)
-        target.write(new, lock=False)
+        old.write(target.world.root)
+        (target.world.root / "requirements.in").write_text(new.requirements)
         target.kill(("lock",), _after(moment * takes))
         assert lock.read_text() in (old.lock, new.lock)
         begun = time.monotonic()

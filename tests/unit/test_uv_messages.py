@@ -190,7 +190,19 @@ SNAPSHOTS = (
         ),
         kind=UnreachableError,
         message=("http://index.test/d/simple/a/ can't be reached: operation timed out"),
-        hint=("check the network and the proxy; with a filled cache, --offline works without it"),
+        hint=("check the network and the proxy; where the index is slow, UV_HTTP_TIMEOUT=60 waits longer for it"),
+    ),
+    Snapshot(
+        name="a file that stalls",
+        said=(
+            "error: Failed to download `demo==1.0`\n"
+            "  cause: error decoding response body\n"
+            "  cause: Failed to download distribution due to network timeout. Try increasing UV_HTTP_TIMEOUT "
+            "(current value: 12s).\n"
+        ),
+        kind=UnreachableError,
+        message="the index, asked for demo==1.0, can't be reached: operation timed out",
+        hint="check the network and the proxy; where the index is slow, UV_HTTP_TIMEOUT=60 waits longer for it",
     ),
     Snapshot(
         name="file 404",

@@ -36,6 +36,8 @@ _FORWARDED = frozenset(
     """.split()  # noqa: SIM905 - a page of quotes says less
 )
 _FORWARDED_PATTERN = re.compile(r"LC_[A-Z]+|UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)")
+# uv waits 30 s for a byte and asks four times: an index that keeps silent would be told of after two minutes and more.
+_TIMEOUT, _RETRIES = "12", "2"
 # Read by mlenv itself and handed to uv in another form.
 _HANDLED = frozenset({"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_OFFLINE", "UV_PYTHON_DOWNLOADS"})
 # What compilers read, for the packages that the settings name in `build` and for local projects.
@@ -184,6 +186,9 @@ def forwarded(environ: Mapping[str, str]) -> dict[str, str]:
         or _FORWARDED_PATTERN.fullmatch(name)
         or _COMPILER.fullmatch(name)
     }
+    if not kept.keys() & {"UV_HTTP_TIMEOUT", "UV_REQUEST_TIMEOUT"}:
+        kept["UV_HTTP_TIMEOUT"] = _TIMEOUT
+    kept.setdefault("UV_HTTP_RETRIES", _RETRIES)
     downloads = environ.get("UV_PYTHON_DOWNLOADS", "never")
     return kept | {"UV_PYTHON_DOWNLOADS": downloads, "UV_NO_PROGRESS": "0", "UV_NO_WRAP": "1"}
 
@@ -434,6 +439,8 @@ def install_plan(uv: Uv, *, plan: Path, python: Path, config: Path) -> None:
         return
     if uv.offline:
         raise explain(cached.err, code=cached.code, default=EnvironmentBuildError)
+    if isinstance(error := explain(cached.err, code=cached.code), EnvironmentBuildError):
+        raise error  # a full disk: a second run would take half a package for a whole one (FACTS, reliability 1)
     done = _run(argv, env=uv.env, echo=_until_error(uv.echo), terminal=uv.terminal)
     if done.code != 0:
         raise explain(done.err, code=done.code, default=EnvironmentBuildError)

@@ -51,6 +51,7 @@ _GARBLED = (
     "end of file before message length", "Failed to read metadata", "Failed to extract", "invalid gzip header",
     "Invalid zip", "unexpected BOM", "`Content-Type`",
 )  # fmt: skip
+_SILENT = ("timed out", "network timeout")
 _NO_SPACE = (
     "No space left on device",
     "os error 28",
@@ -221,6 +222,11 @@ def _index(text: str) -> MlenvError | None:
     where = url["url"].rstrip(".") if url else f"the index, asked for {named['what']}," if named else "the index"
     if status is not None:
         return answered(where, status["status"].strip())
+    if any(word in text for word in _SILENT):
+        return UnreachableError(
+            f"{where} can't be reached: operation timed out",
+            hint="check the network and the proxy; where the index is slow, UV_HTTP_TIMEOUT=60 waits longer for it",
+        )
     if any(word in text for word in _GARBLED):
         return PackageIndexError(
             f"{where} answered with something that can't be read: {_cause(text)}",
