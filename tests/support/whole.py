@@ -12,7 +12,7 @@ from pathlib import Path
 # What an environment has before anything is installed into it, and what running Python adds.
 _UNOWNED = re.compile(r"(.*/)?__pycache__(/.*)?|_virtualenv\.(py|pth)")
 _PIN = re.compile(r"(?m)^([a-z0-9-]+)==([^\s;]+)")
-_STATE = {"gen", "lock", ".gitignore", "environments"}
+_STATE = {"gen", "lock", ".gitignore", "history.json", "leases"}
 
 
 def damage(environment: Path) -> list[str]:
