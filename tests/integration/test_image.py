@@ -14,9 +14,26 @@ import pytest
 
 from support.index import LoopbackIndex
 from support.interpreter import Finished, ProjectFactory, RunProgram
-from support.wheels import Package
+from support.wheels import Build, Package
 from support.world import DEMO, World, make_world, site_of
 
+# Imports torch from below while it builds, and must leave no bytecode there.
+BACKEND = """
+import os, zipfile
+import torch
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    info = "flashy-2.0.dist-info"
+    files = {"flashy.py": "",
+             f"{info}/METADATA": "Metadata-Version: 2.1\\nName: flashy\\nVersion: 2.0\\nRequires-Dist: torch\\n",
+             f"{info}/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"}
+    files[f"{info}/RECORD"] = "".join(f"{path},,\\n" for path in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(os.path.join(folder, "flashy-2.0-py3-none-any.whl"), "w") as archive:
+        for path, content in files.items():
+            archive.writestr(path, content)
+    return "flashy-2.0-py3-none-any.whl"
+"""
+FLASHY = Package("flashy", "2.0", kind="sdist", requires=("torch",), build=Build(files={"build_backend.py": BACKEND}))
 ORDINARY = {"filelock", "mpmath", "sympy"}
 
 
@@ -87,6 +104,7 @@ def test_the_second_layer_adds_to_the_first_and_writes_to_no_file_of_it(world: W
     before = files(path)
     done = application(world, path)
     assert "8 foundation, 4 application" in done.out
+    assert not (path / "pylock.first.toml").exists()
     after = files(path)
     changed = {name for name, stamps in before.items() if after.get(name) != stamps}
     assert changed <= {".lock"}
@@ -259,6 +277,9 @@ def _mount(lower: Path) -> Path:
 def test_on_an_overlay_mount_the_second_layer_holds_no_foundation_file(world: World, layers: tuple[Path, Path]) -> None:
     lower, upper = layers
     place = lower.parent / "image" / "venv"
+    world.configure('build-against-foundation = ["flashy"]\n')
+    world.publish(FLASHY)
+    world.require("demo-app", "flashy")
     foundation(world, place)
     shutil.move(place, lower / "venv")  # the first layer is committed, and the next step runs over it
     _mount(lower)
@@ -269,5 +290,5 @@ def test_on_an_overlay_mount_the_second_layer_holds_no_foundation_file(world: Wo
     packages = [DEMO, *world.foundations["cu130"].ordinary]
     folders = {name.split("/site-packages/")[1].split("/")[0] for name in added if "/site-packages/" in name}
     own = {package.name.replace("-", "_") for package in packages}
-    assert {name.split("-")[0].removesuffix(".py") for name in folders} == own
+    assert {name.split("-")[0].removesuffix(".py") for name in folders} == own | {"flashy"}
     assert world.run("check", "--deep", "--env", place).code == 0

@@ -140,7 +140,7 @@ def _lay_foundation(work: _Work) -> Outcome:
         listed.write_text(plan.to_toml(chosen, python=python), encoding="utf-8")
         work.progress(build.installing(chosen))
         with build.configured(project, chosen, path) as config:
-            uv_module.install_plan(uv, plan=listed, python=generation.python_of(path), config=config)
+            uv_module.install_plan(uv, plan=listed, python=generation.python_of(path), config=config, strict=False)
         work.clock.phase("install")
         planned = {package.name: package.version for package in chosen.packages}
         if request.verify is not Verify.NONE and (findings := _found_below(work, planned)):
