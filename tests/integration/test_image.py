@@ -105,6 +105,7 @@ def test_the_second_layer_adds_to_the_first_and_writes_to_no_file_of_it(world: W
     done = application(world, path)
     assert "8 foundation, 4 application" in done.out
     assert not (path / "pylock.first.toml").exists()
+    assert not (world.root / ".mlenv").exists()  # the project may be a read-only mount
     after = files(path)
     changed = {name for name, stamps in before.items() if after.get(name) != stamps}
     assert changed <= {".lock"}
@@ -147,6 +148,22 @@ def test_what_is_recorded_is_the_first_layer_and_what_the_lock_needs_beyond_it_i
     assert installed(path) == names(world, "cpu") | {"nvidia-nccl-cu13"}
     application(world, path)
     assert installed(path) == names(world, "cpu") | {"nvidia-nccl-cu13"} | ORDINARY | {"demo-app", "xgb"}
+
+
+def test_the_first_layer_holds_the_versions_of_its_day_and_an_application_that_wants_others_is_refused(
+    world: World, tmp_path: Path
+) -> None:
+    path = tmp_path / "venv"
+    foundation(world, path)
+    world.publish(Package("nvidia-cublas", "13.0.9.9"), Package("picky", "1.0", requires=("nvidia-cublas>=13.0.9",)))
+    world.configure('unproven = ["cpu"]\n')
+    world.require("demo-app", "picky")
+    refused = application(world, path, code=1)
+    assert "does not fit the foundation that is there" in refused.err
+    assert "picky" in refused.err
+    world.require("demo-app")
+    application(world, path)
+    assert (site_of(path) / "nvidia_cublas-13.0.1.1.dist-info").is_dir()
 
 
 def test_both_steps_in_one(world: World, tmp_path: Path) -> None:
