@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -26,7 +27,7 @@ from mlenv.project import Project
 from mlenv.record import digest_text
 from mlenv.report import Finding
 from mlenv.settings import Layout
-from mlenv.system import disks, flip, generation, inventory, process
+from mlenv.system import disks, flip, generation, inventory, layer, process
 from mlenv.system import uv as uv_module
 from mlenv.system.generation import Generation
 from mlenv.system.inventory import Inventory
@@ -50,7 +51,8 @@ class Verify(Enum):
 class Wanted:
     """What the environment is to be. ``extras`` are personal additions (``--with``), for this environment only.
 
-    With ``deep`` the gate hashes every file.
+    With ``deep`` the gate hashes every file. For an ``image`` it is built where it stays; ``below`` is the foundation
+    that its first layer holds, if that is there.
     """
 
     backend: str
@@ -59,6 +61,8 @@ class Wanted:
     verify: Verify = Verify.AUTO
     layout: Layout = "link"
     deep: bool = False
+    image: bool = False
+    below: Plan | None = None
 
 
 @dataclass
@@ -139,19 +143,28 @@ def build(
     Raises EnvironmentBuildError, IntegrityError, PackageIndexError, or the ``refusal`` of what the gate finds.
     """
     path = generation.begin(project.state, backend=wanted.backend, key=key_of(inputs))
+    with undone_on_failure(path, undo=partial(uv_module.remove_tree, path)):
+        return complete(
+            project,
+            uv,
+            wanted,
+            chosen,
+            path,
+            inputs=inputs,
+            machine=machine,
+            refusal=refusal,
+            clock=clock,
+            progress=progress,
+        )
+
+
+@contextmanager
+def undone_on_failure(path: Path, *, undo: Callable[[], object]) -> Iterator[None]:
+    """``undo`` what the block wrote to ``path`` where it fails; the disk's errors become EnvironmentBuildError."""
     try:
-        built = _install(project, uv, wanted, chosen, path, machine=machine, clock=clock, progress=progress)
-        if wanted.verify is not Verify.NONE:
-            progress("checking the new environment")
-        findings = _gate(project, wanted, chosen, path, machine=machine, env=uv.env)
-        if findings:
-            raise refusal(findings)
-        clock.phase("gate")
-        manifest = _manifest(wanted, chosen, inputs=inputs, path=path) | ({"built": built} if built else {})
-        finished = generation.finish(path, manifest)
-        clock.phase("finish")
+        yield
     except BaseException as error:
-        uv_module.remove_tree(path)
+        undo()
         if isinstance(error, OSError):
             raise EnvironmentBuildError(
                 f"the new environment can't be written: {error.strerror}",
@@ -159,6 +172,34 @@ def build(
                 hint="check the permissions and the space left",
             ) from error
         raise
+
+
+def complete(
+    project: Project,
+    uv: Uv,
+    wanted: Wanted,
+    chosen: Plan,
+    path: Path,
+    *,
+    inputs: Mapping[str, str],
+    machine: Machine,
+    refusal: Callable[[tuple[Finding, ...]], MlenvError],
+    clock: Clock,
+    progress: Progress,
+) -> Generation:
+    """Install what is planned to ``path``, and mark it complete once it passed the gate. Raises as ``build`` does."""
+    built = _install(project, uv, wanted, chosen, path, machine=machine, clock=clock, progress=progress)
+    if wanted.verify is not Verify.NONE:
+        progress("checking the new environment")
+    findings = _gate(project, wanted, chosen, path, machine=machine, env=uv.env)
+    if findings:
+        raise refusal(findings)
+    clock.phase("gate")
+    if wanted.image:
+        inventory.fix_times(path)
+    manifest = _manifest(wanted, chosen, inputs=inputs, path=path) | ({"built": built} if built else {})
+    finished = generation.finish(path, manifest)
+    clock.phase("finish")
     return finished
 
 
@@ -224,52 +265,77 @@ def _install(
     progress: Progress,
 ) -> dict[str, Any]:
     """Everything into the new generation, the foundation before what is built against it; returns what was built."""
-    relocatable = wanted.layout == "directory"
-    uv_module.make_environment(
-        uv, target=path, python=wanted.interpreter, prompt=project.root.name, relocatable=relocatable
-    )
+    if wanted.below is None:
+        relocatable = wanted.layout == "directory"
+        uv_module.make_environment(
+            uv, target=path, python=wanted.interpreter, prompt=project.root.name, relocatable=relocatable
+        )
+        if wanted.image:
+            layer.begin(path)
     generation.require_private(path, env=uv.env)
     clock.phase("venv")
-    _write_plan(project, chosen, path)
+    _write_plan(project, chosen, path, below=wanted.below)
+    with configured(project, chosen, path) as config:
+        place = against.Place(
+            generation=path,
+            config=config,
+            requirements=project.settings.requirements[0],
+            python=planning.python_of(project),
+            machine=machine,
+        )
+        return _install_all(project, uv, chosen, place, below=wanted.below, clock=clock, progress=progress)
+
+
+@contextmanager
+def configured(project: Project, chosen: Plan, path: Path) -> Iterator[Path]:
+    """uv's configuration file for an installation to ``path``, gone afterwards."""
     config = path / "uv.toml"
     config.touch(0o600)  # it may name a mirror with its credentials
     config.write_text(index_module.to_uv_toml(project.indexes) + _no_build(project, chosen), encoding="utf-8")
-    place = against.Place(
-        generation=path,
-        config=config,
-        requirements=project.settings.requirements[0],
-        python=planning.python_of(project),
-        machine=machine,
-    )
     try:
-        return _install_all(project, uv, chosen, place, clock=clock, progress=progress)
+        yield config
     finally:
         config.unlink(missing_ok=True)
 
 
 def _install_all(
-    project: Project, uv: Uv, chosen: Plan, place: against.Place, *, clock: Clock, progress: Progress
+    project: Project,
+    uv: Uv,
+    chosen: Plan,
+    place: against.Place,
+    *,
+    below: Plan | None,
+    clock: Clock,
+    progress: Progress,
 ) -> dict[str, Any]:
     first = place.generation / generation.PLAN
     names = {canonicalize_name(name) for name in project.settings.build_against_foundation}
-    ready, sources = plan.apart(chosen, names)
+    ready, sources = plan.apart(chosen if below is None else plan.beside(chosen, below), names)
     if sources:
         jobs = against.prepare(uv, chosen, sources, place)
-        first = place.folder / "pylock.first.toml"
-        first.write_text(plan.to_toml(ready, python=planning.python_of(project)), encoding="utf-8")
         clock.phase("sources")
-    progress(f"installing {len(ready.packages)} packages ({disks.shown(sum(p.size for p in ready.packages))})")
-    uv_module.install_plan(uv, plan=first, python=place.interpreter, config=place.config)
+    if sources or below is not None:
+        first = place.generation / "pylock.first.toml"
+        first.write_text(plan.to_toml(ready, python=planning.python_of(project)), encoding="utf-8")
+    progress(installing(ready))
+    uv_module.install_plan(uv, plan=first, python=place.interpreter, config=place.config, adding=below is not None)
     clock.phase("install")
     built = {}
     if sources:
         built = {job.package.name: against.install(uv, job, chosen, place, progress=progress) for job in jobs}
         uv_module.remove_tree(place.folder)
         clock.phase("build")
+    if first.name != generation.PLAN:
+        first.unlink()
     if project.requirements.local_projects:
         _install_local(project, uv, chosen, place, names=names)
         clock.phase("install")
     return {name: {"wheel": wheel.path.name, "sha256": wheel.sha256} for name, wheel in built.items()}
+
+
+def installing(chosen: Plan) -> str:
+    """What is installed now and how much that is, for people."""
+    return f"installing {len(chosen.packages)} packages ({disks.shown(sum(p.size for p in chosen.packages))})"
 
 
 def _install_local(project: Project, uv: Uv, chosen: Plan, place: against.Place, *, names: Collection[str]) -> None:
@@ -288,10 +354,12 @@ def _install_local(project: Project, uv: Uv, chosen: Plan, place: against.Place,
     )
 
 
-def _write_plan(project: Project, chosen: Plan, path: Path) -> None:
-    (path / generation.PLAN).write_text(plan.to_toml(chosen, python=planning.python_of(project)), encoding="utf-8")
-    record = plan.to_toml(chosen, layer=plan.FOUNDATION, python=planning.python_of(project))
-    (path / f"pylock.{chosen.backend}.toml").write_text(record, encoding="utf-8")
+def _write_plan(project: Project, chosen: Plan, path: Path, *, below: Plan | None) -> None:
+    python = planning.python_of(project)
+    (path / generation.PLAN).write_text(plan.to_toml(chosen, python=python), encoding="utf-8")
+    if below is None:
+        record = plan.to_toml(chosen, layer=plan.FOUNDATION, python=python)
+        (path / f"pylock.{chosen.backend}.toml").write_text(record, encoding="utf-8")
 
 
 def _no_build(project: Project, chosen: Plan) -> str:

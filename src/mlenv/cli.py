@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import wraps
 from io import TextIOWrapper
@@ -321,6 +321,12 @@ def _backend_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--env", "environment", metavar="PATH", type=click.Path(path_type=Path), help="Build at PATH instead of .venv."
 )
+@click.option("--image", is_flag=True, help="For an image build: one fixed folder at --env, no generations.")
+@click.option(
+    "--only",
+    type=click.Choice(["foundation", "application"]),
+    help="With --image: one of its two layers, the foundation first.",
+)
 @click.option(
     "--verify",
     type=click.Choice(["auto", "metadata", "import", "gpu", "none"]),
@@ -345,6 +351,8 @@ def sync_command(
     extras: tuple[str, ...],
     python: str | None,
     environment: Path | None,
+    image: bool,
+    only: str | None,
     verify: str,
     keep: int | None,
     wait: float,
@@ -360,23 +368,57 @@ def sync_command(
     mlenv sync --check         for CI: is .venv what it should be?
     mlenv sync --with ipdb     with something of your own, in no lock
     mlenv sync --nightly       torch of the nightly channel; the lock stays as it is
+    mlenv sync --image --env /opt/venv --cuda13 --only foundation    in a Dockerfile: see docs/images.md
     """
     from mlenv import selection
     from mlenv.build import Verify
     from mlenv.commands import sync
 
+    _refuse_beside_image(
+        image=image,
+        only=only,
+        environment=environment,
+        others={"--check": check, "--dry-run": dry_run, "--keep": keep is not None},
+        rebuild=rebuild,
+        extras=extras,
+    )
     if session.machine_file is not None and not dry_run:
         told = "--machine describes another machine, and nothing can be built for it here"
         raise UsageError(told, hint="add --dry-run to see what it would get")
     project = session.project().of_channel("nightly" if nightly else "stable")
     machine = session.machine()
-    chosen = selection.select(project, machine, backend=backend, flag=request, force=force, channel=project.channel)
+    if image:
+        from mlenv.commands import image as image_command
+
+        if only == "foundation":
+            project = project.foundation_only()
+        elif backend is None and request is None:
+            backend = image_command.backend_at(environment)
+    chosen = selection.select(
+        project, machine, backend=backend, flag=request, force=force, channel=project.channel, image=image
+    )
     for note in chosen.notes:
         session.progress(f"note: {note}")
+    place = selection.environment(project, chosen.backend, asked=environment)
+    if image:
+        wish = image_command.Request(
+            backend=chosen.backend,
+            reasons=chosen.reasons,
+            environment=place,
+            only=image_command.Only(only) if only else None,
+            python=python,
+            extras=selection.checked_extras(extras),
+            verify=Verify(verify),
+            rebuild=rebuild,
+        )
+        session.show(image_command.sync(project, session.uv(), machine, wish, progress=session.progress))
+    if place.image and not check and not dry_run:
+        told = f"{place.shown} was built for an image, where no generation can stand"
+        raise UsageError(told, hint="add --image, or name another path")
     asked = sync.Request(
         backend=chosen.backend,
         reasons=chosen.reasons,
-        environment=selection.environment(project, chosen.backend, asked=environment),
+        environment=place,
         python=python,
         extras=selection.checked_extras(extras),
         verify=Verify(verify),
@@ -393,6 +435,31 @@ def sync_command(
             sync.dry_run(project, session.uv(), machine, asked, progress=session.progress, detail=session.detail)
         )
     session.show(sync.sync(project, session.uv(), machine, asked, progress=session.progress, detail=session.detail))
+
+
+def _refuse_beside_image(
+    *,
+    image: bool,
+    only: str | None,
+    environment: Path | None,
+    others: Mapping[str, bool],
+    rebuild: bool,
+    extras: tuple[str, ...],
+) -> None:
+    """Raise UsageError for options that make no sense with ``--image``, or without it."""
+    if not image:
+        if only is not None:
+            told = f"--only {only} builds one layer of an image's environment"
+            raise UsageError(told, hint="add --image --env PATH; `mlenv sync` alone builds both")
+        return
+    if environment is None:
+        raise UsageError("--image builds at one fixed path, and none is named", hint="name it: --env /opt/venv")
+    senseless = [name for name, given in others.items() if given]
+    senseless += ["--rebuild"] if rebuild and only == "application" else []
+    senseless += ["--with"] if extras and only == "foundation" else []
+    if senseless:
+        what = f"--image --only {only}" if only else "--image"
+        raise UsageError(f"{senseless[0]} makes no sense with {what}", hint="leave it out")
 
 
 _ENV = click.option(

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mlenv import lockfile, platforms
-from mlenv.errors import ProjectError
+from mlenv.errors import FindingError, ProjectError
 from mlenv.lockfile import Header, Lock, Pin, digest
 from mlenv.project import Project
 from mlenv.report import Finding
@@ -76,6 +76,16 @@ def _lacking(project: Project, backend: str, package: str, *, line: int | None) 
         f"wanted no more, take this line out of {path} and run `mlenv lock`"
     )
     return Finding(kind="lock-plugin-missing", message=message, path=path, line=line, hint=hint)
+
+
+def require_current(project: Project) -> None:
+    """Raise FindingError where the lock is missing or not current, with the reasons."""
+    findings = check_lock(project)
+    if not findings:
+        return
+    told = "\n".join(f"  {finding}" for finding in findings[:6])
+    state = "missing" if findings[0].kind == "lock-missing" else "not current"
+    raise FindingError(f"{project.settings.lock} is {state}:\n{told}", hint=findings[0].hint or RELOCK)
 
 
 def check_lock(project: Project) -> tuple[Finding, ...]:

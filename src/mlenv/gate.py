@@ -138,7 +138,7 @@ def _contents(holders: list[tuple[Package, Recorded]]) -> set[str]:
 def _guarded(inventory: Inventory) -> Iterator[Finding]:
     """The files that make it an environment belong to nobody."""
     guarded = re.compile(
-        r"(pyvenv\.cfg|mlenv\.json|pylock\.[^/]+|(bin|Scripts)/(activate[^/]*|python[\d.]*w?(\.exe)?|pip[\d.]*(\.exe)?))$",
+        r"(pyvenv\.cfg|mlenv(-image)?\.json|pylock\.[^/]+|(bin|Scripts)/(activate[^/]*|python[\d.]*w?(\.exe)?|pip[\d.]*(\.exe)?))$",
         re.IGNORECASE,
     )
     for package in inventory.packages:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlenv import wheelless
 from mlenv.errors import FindingError, IntegrityError, NoWheelError
+from mlenv.foundation import FoundationNames
 from mlenv.lockfile import Pin
 from mlenv.resolution import Resolved
 
@@ -87,6 +88,21 @@ def apart(plan: Plan, names: Collection[str]) -> tuple[Plan, tuple[Planned, ...]
     """The plan without those of ``names`` that have no wheel, and these: they are built against the others."""
     sources = tuple(p for p in plan.packages if p.name in names and not p.table.get("wheels"))
     return replace(plan, packages=tuple(p for p in plan.packages if p not in sources)), sources
+
+
+def beside(plan: Plan, below: Plan) -> Plan:
+    """The plan without the packages of another one that is installed already."""
+    there = {package.name for package in below.packages}
+    return replace(plan, packages=tuple(package for package in plan.packages if package.name not in there))
+
+
+def over(plan: Plan, below: Plan, *, names: FoundationNames) -> Plan:
+    """What an image's two layers hold together: what is ``below`` as it is, and what the plan adds to it.
+
+    What counts as foundation only because nothing else brings it (setuptools by triton) is for the second layer.
+    """
+    added = (p if names.owns(p.name) else replace(p, layer=APPLICATION) for p in beside(plan, below).packages)
+    return replace(plan, packages=(*below.packages, *added))
 
 
 def require_wheel(name: str, version: str, table: Mapping[str, Any], *, built: Collection[str]) -> None:

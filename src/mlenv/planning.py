@@ -29,7 +29,8 @@ from mlenv.system.uv import Uv
 class Target:
     """What a foundation is resolved for. ``elsewhere``: the platform is not the one that ``interpreter`` runs on.
 
-    ``extras`` are personal additions. ``stand_in`` lets the default index's metadata of the same release do: enough to
+    ``extras`` are personal additions. ``below`` is the foundation that is installed already: it stays, and the rest has
+    to go with it. ``stand_in`` lets the default index's metadata of the same release do: enough to
     prove, never to install.
     """
 
@@ -38,6 +39,7 @@ class Target:
     interpreter: Path = field(default_factory=uv_module.base_interpreter)
     elsewhere: bool = True
     extras: tuple[str, ...] = ()
+    below: Plan | None = None
     stand_in: bool = False
 
 
@@ -48,13 +50,15 @@ def make_plan(project: Project, uv: Uv, target: Target) -> tuple[Plan, tuple[str
     source. Raises FindingError where lock and record don't fit, and what ``solve.resolve_backend`` and ``plan.make``
     raise.
     """
-    record = project.record(target.backend)
+    record = project.record(target.backend) if target.below is None else None
     pins = _pins(project, target.platform)
     resolved = resolve(project, uv, target, record=record)
     locked = {pin.name for pin in pins}
     additions = {pin.name for pin in resolved.application} - locked if target.extras else set()
     built = {canonicalize_name(n) for n in (*project.settings.build, *project.settings.build_against_foundation)}
     made = plan.make(resolved, lock=pins, built=built, extra=additions)
+    if target.below is not None:
+        return plan.over(made, target.below, names=project.names), resolved.notes
     return (made if record is None else _recorded(made, record, target.platform)), resolved.notes
 
 
@@ -106,7 +110,36 @@ def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) 
         stand_in=target.stand_in,
         direct=frozenset(pin.name for pin in pins),
     )
-    overlay = project.overlay(target.backend)
+    if target.below is not None:
+        held = tuple(Pin(name=package.name, version=package.version) for package in target.below.packages)
+        question = replace(question, pins=held, source=Source(index=target.below.source))
+    return _resolved(project, uv, target, question, record=record)
+
+
+def make_foundation(project: Project, uv: Uv, target: Target) -> tuple[Plan, tuple[str, ...]]:
+    """The foundation alone, whatever will be installed over it: as recorded, else what the overlay's roots bring.
+
+    Neither the requirements nor the lock are read. Returns and raises as ``make_plan`` does.
+    """
+    record = project.record(target.backend)
+    listed = {} if record is None else record.on(target.platform)
+    question = Question(
+        files={"record.txt": "".join(f"{package.name}=={package.version}\n" for package in listed.values())},
+        sources=("record.txt",),
+        python=python_of(project),
+        interpreter=target.interpreter,
+        platform=target.platform if target.elsewhere else None,
+        direct=frozenset(listed),
+        alone=record is not None,
+    )
+    resolved = _resolved(project, uv, target, question, record=record)
+    known = [pin for pin in resolved.pins.values() if pin.name in listed or project.names.owns(pin.name)]
+    made = plan.make(replace(resolved, foundation=tuple(known), application=()), lock=(), built=())
+    return (made if record is None else _recorded(made, record, target.platform)), resolved.notes
+
+
+def _resolved(project: Project, uv: Uv, target: Target, question: Question, *, record: Record | None) -> Resolved:
+    overlay, platform = project.overlay(target.backend), target.platform
     try:
         if record is None:
             resolved = solve.resolve_backend(project, uv, overlay, question, platform=platform)
@@ -175,7 +208,8 @@ def _resolve_recorded(project: Project, uv: Uv, question: Question, record: Reco
         if _is_gone(error, record):
             raise
         raise record.misfit(f"the record and the lock don't resolve together: {error.message}") from error
-    record.require_same((pin.name for pin in resolved.foundation), platform=platform)
+    if not question.alone:
+        record.require_same((pin.name for pin in resolved.foundation), platform=platform)
     return resolved
 
 

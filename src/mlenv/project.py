@@ -33,8 +33,8 @@ class Project:
     """One project. ``notes`` are what the settings had to say. Files are read at first use; errors name them.
 
     ``alone`` is the backend whose own lock it is looked at through, beside ``main_lock``; None for the main lock.
-    ``channel`` is where its foundation comes from. ``tried`` are overlays that take the place of the files'.
-    ``tell`` is called with what a file that is read had to say.
+    ``channel`` is where its foundation comes from. ``tried`` are overlays that take the place of the files'. ``bare``:
+    neither requirements nor lock are read. ``tell`` is called with what a file that is read had to say.
     """
 
     root: Path
@@ -45,6 +45,7 @@ class Project:
     main_lock: str = ""
     tried: Mapping[tuple[Channel, str], Overlay] = field(default_factory=dict)
     channel: Channel = "stable"
+    bare: bool = False
     tell: Callable[[Finding], None] = field(default=lambda _: None, repr=False, compare=False)
 
     @property
@@ -92,7 +93,7 @@ class Project:
     @cached_property
     def lock_text(self) -> str | None:
         """The lock as it is on disk, or None. Raises ProjectError where it can't be read."""
-        return read_text(self.lock_path, shown=self.settings.lock)
+        return None if self.bare else read_text(self.lock_path, shown=self.settings.lock)
 
     @cached_property
     def lock(self) -> Lock | None:
@@ -140,8 +141,10 @@ class Project:
     def requirements(self) -> Requirements:
         """The requirements files, includes resolved. Raises ProjectError with file and line."""
         from mlenv.local_projects import Chosen
-        from mlenv.requirements import parse_all
+        from mlenv.requirements import Requirements, parse_all
 
+        if self.bare:
+            return Requirements(roots=(), files=())
         settings = self.settings
         chosen = Chosen(extras=settings.extras, groups=settings.groups)
         return parse_all(self.root, settings.requirements, chosen=chosen, constraints=settings.constraints)
@@ -239,6 +242,10 @@ class Project:
         if lines:
             return _minor(lines[0].removeprefix("cpython-").removeprefix("cpython@")), ".python-version"
         return f"{sys.version_info.major}.{sys.version_info.minor}", "the Python that runs mlenv"
+
+    def foundation_only(self) -> Project:
+        """The project without requirements and lock, which are left unread."""
+        return replace(self, bare=True)
 
     def of_channel(self, channel: Channel) -> Project:
         """The project with the foundation of another channel."""

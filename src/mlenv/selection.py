@@ -14,6 +14,7 @@ from mlenv import platforms
 from mlenv.errors import NoBackendError, ProjectError, UsageError
 from mlenv.location import PROJECT_FILE
 from mlenv.project import Project
+from mlenv.system import layer
 
 if TYPE_CHECKING:
     from mlenv.backend import Choice, Request
@@ -65,18 +66,20 @@ def select(
     flag: str | None,
     force: bool,
     channel: Channel = "stable",
+    image: bool = False,
 ) -> Choice:
     """The backend for this call: command line, then settings, then detection.
 
-    Raises UsageError where CI is set and nothing says which, NoBackendError, ProjectError.
+    Raises UsageError where CI is set, or an ``image`` is built, and nothing says which; NoBackendError, ProjectError.
     """
     from mlenv.backend import choose
 
     from_settings = None if backend or flag else project.settings.backend
     named = backend or from_settings
-    if named is None and flag is None and in_ci(project.environ) and not machine.visible_gpus:
+    if named is None and flag is None and (image or in_ci(project.environ)) and not machine.visible_gpus:
+        where = "an image is being built" if image else "CI is set"
         raise UsageError(
-            "CI is set and no GPU is visible: a backend is not guessed here",
+            f"{where} and no GPU is visible: a backend is not guessed here",
             hint="name one: --cpu, --cuda13, --backend B, or [tool.mlenv] backend",
         )
     chosen = choose(
@@ -127,13 +130,14 @@ def _covered(project: Project, path: str, machine: Machine) -> str:
 class Environment:
     """Where the environment is; ``shown`` is what messages call it. ``asked`` where it was named with ``--env``.
 
-    ``channel`` is the one that its foundation is to come from.
+    ``channel`` is the one that its foundation is to come from. ``image`` where it was built for one, and stays there.
     """
 
     path: Path
     shown: str
     asked: bool = False
     channel: Channel = "stable"
+    image: bool = False
 
     def sync(
         self,
@@ -142,9 +146,11 @@ class Environment:
         python: str | None = None,
         extras: Iterable[str] = (),
         rebuild: bool = False,
+        only: str | None = None,
     ) -> str:
         """The command that makes it be what it should be, for hints: in backticks, quoted for a shell."""
-        words = ["mlenv", "sync", *(["--backend", backend] if backend else []), *(["--rebuild"] if rebuild else [])]
+        words = ["mlenv", "sync", *(["--image"] if self.image else []), *(["--only", only] if only else [])]
+        words += [*(["--backend", backend] if backend else []), *(["--rebuild"] if rebuild else [])]
         words += ["--nightly"] if self.channel == "nightly" else []
         words += ["--python", python] if python else []
         words += [word for extra in extras for word in ("--with", extra)]
@@ -156,7 +162,8 @@ def environment(project: Project, backend: str | None, *, asked: Path | None) ->
     """The environment at ``environment_path``, called as the user calls it. Raises UsageError."""
     path = environment_path(project, backend, asked=asked)
     if asked is not None:
-        return Environment(path=path, shown=str(asked), asked=True, channel=project.channel)
+        image = layer.marked(path)
+        return Environment(path=path, shown=str(asked), asked=True, channel=project.channel, image=image)
     inside = path.is_relative_to(project.root)
     shown = path.relative_to(project.root).as_posix() if inside else str(path)
     return Environment(path=path, shown=shown, channel=project.channel)

@@ -128,6 +128,11 @@ def install(how: Uv) -> None:
     uv.install_plan(how, plan=Path("plan.toml"), python=PYTHON, config=Path("uv.toml"))
 
 
+def test_adding_to_an_environment_removes_nothing_and_brings_nothing_unlisted(recorder: Recorder) -> None:
+    uv.install_plan(HOW, plan=Path("plan.toml"), python=PYTHON, config=Path("uv.toml"), adding=True)
+    assert recorder.calls[0][:6] == words("/opt/uv pip install --no-deps --requirements plan.toml")
+
+
 def test_installing_tries_the_cache_first(recorder: Recorder) -> None:
     install(HOW)
     assert recorder.calls == [[*INSTALL, "--offline"]]

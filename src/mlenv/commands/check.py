@@ -9,7 +9,7 @@ from functools import partial
 
 from mlenv import build, gate
 from mlenv.build import Clock
-from mlenv.errors import FindingError, IntegrityError, MlenvError, PackageIndexError
+from mlenv.errors import FindingError, IntegrityError, MlenvError, PackageIndexError, UsageError
 from mlenv.machine import Machine
 from mlenv.project import Project
 from mlenv.report import Finding, Outcome
@@ -54,6 +54,9 @@ def repair(project: Project, uv: Uv, machine: Machine, request: Request, *, prog
     Raises FindingError where there is no environment of mlenv's, and what building raises.
     """
     name = request.environment.shown
+    if request.environment.image:
+        told = f"{name} was built for an image, where nothing is repaired"
+        raise UsageError(told, hint=_rebuild(request, _current(request.environment)))
     with project_lock(project.state, wait=request.wait, waiting=progress):
         build.sweep(project, progress=progress)
         current = _current(request.environment)
@@ -89,7 +92,7 @@ def _current(environment: Environment) -> Generation:
 
 def _found(project: Project, machine: Machine, request: Request, current: Generation) -> tuple[Finding, ...]:
     name = request.environment.shown
-    mend = f"run {_command(request.environment)}"
+    mend = _rebuild(request, current) if request.environment.image else f"run {_command(request.environment)}"
     drifted = tuple(
         Finding(kind="environment-drifted", message=f"{name}: {line}", hint=mend)
         for line in build.changed_since(current)

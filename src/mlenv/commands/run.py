@@ -78,6 +78,8 @@ def _require_usable(environment: Environment, root: Path) -> None:
     if not (root / "pyvenv.cfg").is_file():  # its Python would be the base interpreter
         raise FindingError(f"{name} is damaged: pyvenv.cfg is missing", hint=mend)
     found = generation.read(root)
+    if found is None and environment.image:
+        raise FindingError(f"{name} {generation.unusable(environment.path)}", hint=f"{mend} first")
     if found is not None and found.moved_from is not None:  # the first line of its scripts names another Python
         told = f"{name} was built at {found.moved_from}; its scripts point there"
         raise FindingError(told, hint=f"run {environment.sync(extras=found.extras)}")

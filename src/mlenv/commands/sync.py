@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlenv import build, drift, gate, locking, nightly, plan, planning, platforms
+from mlenv import build, drift, footing, gate, locking, nightly, plan, planning
 from mlenv.build import Clock, Verify, Wanted
-from mlenv.errors import FindingError, PackageIndexError, ProjectError
+from mlenv.errors import PackageIndexError
 from mlenv.locking import Wish
 from mlenv.machine import Machine
 from mlenv.plan import Plan
@@ -118,7 +118,7 @@ def dry_run(
         made = locking.make(project, uv, Wish(), progress=progress)
         text = f"would make {project.settings.lock} ({len(made.pins)} packages), then build {request.environment.shown}"
         return Outcome(text=text, data={"action": "lock", "backend": request.backend})
-    _require_current(project, project.settings.lock)
+    drift.require_current(project)
     if _lacks_nightly(project, request):
         found = nightly.find(project, uv, request.backend, today=date.today(), progress=progress)
         text = f"would write {found.overlay.path} (torch {found.family.torch}), then build {request.environment.shown}"
@@ -152,7 +152,7 @@ def _with_lock(project: Project, uv: Uv, request: Request, *, progress: Progress
         made = locking.make(project, uv, Wish(), progress=progress, preferred=preferred)
         write_atomically(project.lock_path, made.text, staging=project.state)
         return replace(project)  # without what was read before
-    _require_current(project, project.settings.lock)
+    drift.require_current(project)
     return project
 
 
@@ -173,34 +173,14 @@ def _lacks_nightly(project: Project, request: Request) -> bool:
     return not request.locked
 
 
-def _require_current(project: Project, name: str) -> None:
-    findings = drift.check_lock(project)
-    if not findings:
-        return
-    told = "\n".join(f"  {finding}" for finding in findings[:6])
-    state = "missing" if findings[0].kind == "lock-missing" else "not current"
-    raise FindingError(f"{name} is {state}:\n{told}", hint=findings[0].hint or drift.RELOCK)
-
-
 def _look(project: Project, uv: Uv, machine: Machine, request: Request) -> _State:
-    header = project.lock.header if project.lock else None
-    assert header is not None
-    if machine.platform not in header.platforms:
-        raise ProjectError(
-            f"the lock is made for {', '.join(header.platforms)}, this machine is {machine.platform}",
-            path=project.settings.lock,
-            hint=platforms.adding(machine.platform, to=header.platforms),
-        )
-    python = request.python or header.python
-    _require_python(python, header.python, project.settings.lock)
     wanted = Wanted(
         backend=request.backend,
-        interpreter=_interpreter(uv, request, python),
+        interpreter=footing.interpreter(project, uv, machine, asked=request.python, described=request.described),
         extras=request.extras,
         verify=request.verify,
         layout=project.settings.layout,
     )
-    _require_interpreter(uv, wanted.interpreter, header.python, project.settings.lock, asked=request.python)
     inputs = build.inputs_of(project, wanted, platform=machine.platform)
     key = build.key_of(inputs)
     known = generation.known(project.state, request.environment.path)
@@ -216,43 +196,9 @@ def _look(project: Project, uv: Uv, machine: Machine, request: Request) -> _Stat
     )
 
 
-def _interpreter(uv: Uv, request: Request, python: str) -> Path:
-    """The Python that an environment is made with; to plan for another machine whatever runs here will do."""
-    if request.described and _is_version(python):
-        return uv_module.base_interpreter()
-    return uv_module.find_python(uv, python)
-
-
 def _trusted(found: Generation, request: Request) -> bool:
     """What was built with ``--verify none`` does for nobody who did not ask for it."""
     return request.verify is Verify.NONE or bool(found.manifest.get("verified", True))
-
-
-def _is_version(python: str) -> bool:
-    return all(part.isdigit() for part in python.split("."))
-
-
-def _require_python(asked: str, locked: str, name: str) -> None:
-    numbers = asked.split(".")
-    if _is_version(asked) and numbers[:2] != locked.split(".")[: len(numbers[:2])]:
-        raise _wrong_python(f"Python {asked}", locked, name, asked=".".join(numbers[:2]))
-
-
-def _require_interpreter(uv: Uv, path: Path, locked: str, name: str, *, asked: str | None) -> None:
-    """A path says nothing of its version: ask it."""
-    if asked is None or _is_version(asked):
-        return
-    version = uv_module.python_version(uv, path)
-    if version.split(".")[:2] != locked.split(".")[:2]:
-        raise _wrong_python(f"{asked} is Python {version}", locked, name, asked=".".join(version.split(".")[:2]))
-
-
-def _wrong_python(what: str, locked: str, name: str, *, asked: str) -> ProjectError:
-    return ProjectError(
-        f"the lock is made for Python {locked}; {what} was asked for",
-        path=name,
-        hint=f'make it for the other: [tool.mlenv] python = "{asked}", then `mlenv lock`',
-    )
 
 
 def _reusable(state: _State, *, progress: Progress) -> Generation | None:

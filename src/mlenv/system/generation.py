@@ -17,7 +17,7 @@ from typing import Any
 
 from mlenv.errors import EnvironmentBuildError
 from mlenv.settings import Layout
-from mlenv.system import history, in_use, process
+from mlenv.system import history, in_use, layer, process
 from mlenv.system.files import write_atomically
 from mlenv.system.links import is_link
 from mlenv.system.uv import remove_tree
@@ -132,6 +132,8 @@ def unusable(environment: Path) -> str:
         return f"is a link to {environment.readlink()}, which does not exist"
     if current(environment) is not None and not python_of(environment).exists():
         return "can't be used: its Python is gone"
+    if layer.marked(environment):
+        return "is not complete: it is an image's, and its application is missing"
     return "is not an environment that mlenv built"
 
 
@@ -261,7 +263,7 @@ def require_private(path: Path, *, env: Mapping[str, str]) -> None:
     script = "import sys; print(sys.prefix); print(sys.base_prefix)"
     try:
         says_home = config.is_file() and not config.is_symlink() and "home" in config.read_text(encoding="utf-8")
-        done = process.run([python_of(path), "-I", "-c", script], env=env) if says_home else None
+        done = process.run([python_of(path), "-I", "-B", "-c", script], env=env) if says_home else None
     except OSError:
         done = None
     told = done.out.splitlines() if done is not None and done.code == 0 else []

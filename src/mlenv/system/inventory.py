@@ -13,6 +13,7 @@ from pathlib import Path
 
 # Without it the environment's Python is the base interpreter (FACTS, reliability 4).
 _CONFIG = "pyvenv.cfg"
+_ZIP_EPOCH = 315532800  # 1980, which no clamping to SOURCE_DATE_EPOCH moves
 _HEADER = re.compile(r"^(Name|Version|Requires-Dist|Provides-Extra): (.*)$", re.MULTILINE)
 
 
@@ -111,6 +112,14 @@ def _stamp(path: Path) -> list[object]:
     except OSError:
         return []
     return [status.st_size, status.st_mtime_ns] if stat.S_ISREG(status.st_mode) else []
+
+
+def fix_times(environment: Path) -> None:
+    """Give what ``snapshot`` compares a time that outlives an image: layers keep whole seconds, and may be clamped."""
+    root = environment.resolve()
+    for path in (root / _CONFIG, *site_packages(root).glob("*.dist-info/RECORD")):
+        if path.is_file() and path.stat().st_mtime != _ZIP_EPOCH:
+            os.utime(path, (_ZIP_EPOCH, _ZIP_EPOCH))
 
 
 def drifted(before: Mapping[str, list[object]], now: Mapping[str, list[object]]) -> tuple[str, ...]:

@@ -426,14 +426,17 @@ def make_environment(uv: Uv, *, target: Path, python: Path, prompt: str, relocat
         raise explain(done.err, code=done.code, default=EnvironmentBuildError)
 
 
-def install_plan(uv: Uv, *, plan: Path, python: Path, config: Path) -> None:
+def install_plan(uv: Uv, *, plan: Path, python: Path, config: Path, adding: bool = False, strict: bool = True) -> None:
     """Make the environment of ``python`` be exactly what ``plan`` (pylock.toml) lists, each file checked by hash.
+
+    With ``adding``, what else is there stays, untouched; ``strict`` warns of what a package requires and isn't there.
 
     The cache is tried first: an index that sends no cache headers would otherwise have every file fetched again.
     Raises IntegrityError, PackageIndexError or EnvironmentBuildError.
     """
-    argv: list[str | Path] = [uv.binary, "pip", "sync", plan, "--python", python, "--config-file", config]
-    argv += ["--require-hashes", "--strict", "--preview-features", "pylock", "--color", "never"]
+    verb = ("install", "--no-deps", "--requirements") if adding else ("sync",)
+    argv: list[str | Path] = [uv.binary, "pip", *verb, plan, "--python", python, "--config-file", config]
+    argv += ["--require-hashes", *(["--strict"] if strict else []), "--preview-features", "pylock", "--color", "never"]
     cached = _run([*argv, "--offline"], env=uv.env)
     if cached.code == 0:
         return

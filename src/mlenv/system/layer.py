@@ -1,0 +1,111 @@
+"""An environment that is built for an image: one fixed folder, in one layer or in two.
+
+Its marker, ``mlenv-image.json``, says that mlenv made the folder and, once the first layer is there, which foundation
+it holds. It is complete only with the marker of every finished environment, ``mlenv.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlenv.system.files import write_atomically
+
+MARKER = "mlenv-image.json"
+Stamps = Mapping[str, tuple[int, int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foundation:
+    """The first layer as its marker describes it."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def backend(self) -> str:
+        """The backend it was built for."""
+        return str(self.manifest["backend"])
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What it was built from: name of the input → digest."""
+        return {str(name): str(digest) for name, digest in self.manifest["inputs"].items()}
+
+    @property
+    def planned(self) -> dict[str, str]:
+        """name → version of its packages."""
+        return {str(name): str(version) for name, version in self.manifest["planned"].items()}
+
+    @property
+    def listed(self) -> Path:
+        """Its packages with files and hashes (PEP 751)."""
+        return self.path / f"pylock.{self.backend}.toml"
+
+
+def marked(path: Path) -> bool:
+    """Whether the folder is mlenv's, built for an image."""
+    return (path / MARKER).is_file()
+
+
+def begin(path: Path) -> None:
+    """Mark the folder as ours, before anything is installed: an unfinished one may then be removed."""
+    write_atomically(path / MARKER, json.dumps({"schema": 1}) + "\n")
+
+
+def finish(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Mark the first layer as there."""
+    write_atomically(path / MARKER, json.dumps({"schema": 1, "foundation": manifest}, indent=1, sort_keys=True) + "\n")
+
+
+def read(path: Path) -> Foundation | None:
+    """The first layer at ``path``; None where there is none."""
+    try:
+        manifest = json.loads((path / MARKER).read_text(encoding="utf-8"))["foundation"]
+        found = Foundation(path=path, manifest=manifest)
+        return found if {"inputs", "planned", "inventory", "python"} <= manifest.keys() and found.backend else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def stamps(path: Path) -> Stamps:
+    """Every file below ``path``, with what changes when anybody writes to it."""
+    found = {}
+    for file in _files(path):
+        status = file.lstat()
+        found[file.relative_to(path).as_posix()] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return found
+
+
+def written(path: Path, before: Stamps) -> tuple[str, ...]:
+    """The files of ``before`` that were written to or removed since, sorted."""
+    now = stamps(path)
+    return tuple(sorted(name for name, stamp in before.items() if now.get(name) != stamp))
+
+
+def remove_added(path: Path, before: Stamps) -> None:
+    """Remove the files that were not there ``before``, and the folders that are empty without them."""
+    for file in _files(path):
+        if file.relative_to(path).as_posix() not in before:
+            with suppress(OSError):
+                file.unlink()
+                _remove_empty(file.parent, above=path)
+
+
+def _remove_empty(folder: Path, *, above: Path) -> None:
+    """Remove a folder and those around it up to ``above``, until one holds something."""
+    with suppress(OSError):
+        while folder != above:
+            folder.rmdir()
+            folder = folder.parent
+
+
+def _files(path: Path) -> Iterator[Path]:
+    for folder, names, files in os.walk(path):
+        linked = (name for name in names if Path(folder, name).is_symlink())
+        yield from (Path(folder, name) for name in (*files, *linked))
