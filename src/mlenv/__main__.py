@@ -11,12 +11,15 @@ import sys
 
 def main() -> None:
     """The console script."""
-    if sys.argv[1:] == ["lock", "--check"] and (told := _quick_yes()) is not None:
-        _say(told)
-        return
-    from mlenv import cli
+    try:
+        if sys.argv[1:] == ["lock", "--check"] and (told := _quick_yes()) is not None:
+            _say(told)
+            return
+        from mlenv import cli
 
-    cli.main()
+        cli.main()
+    except KeyboardInterrupt:  # before or after everything that has something to undo
+        sys.exit(130)
 
 
 def _quick_yes() -> str | None:

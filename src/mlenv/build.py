@@ -411,7 +411,9 @@ def inspect(
         markers=_markers(machine, environment),
         architecture_gap=_architecture_gap(project, backend, found.versions.get("torch"), machine),
     )
-    return gate.metadata(found, expected) + gate.edited(differing(found), found)
+    findings = gate.metadata(found, expected)
+    told = {finding.package for finding in findings if finding.kind == "file-changed"}
+    return findings + tuple(one for one in gate.edited(differing(found), found) if one.package not in told)
 
 
 def intact(project: Project, found: Generation, machine: Machine, *, deep: bool = False) -> tuple[Finding, ...]:

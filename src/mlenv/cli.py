@@ -119,12 +119,10 @@ def _guarded(session: Session, call: Callable[[], None]) -> None:
         session.fail(error)
     except KeyboardInterrupt:
         _ignore_signals()
-        session.progress(f"interrupted; {_WHOLE}")
-        raise SystemExit(int(ExitCode.INTERRUPTED)) from None
+        session.stopped(f"interrupted; {_WHOLE}", int(ExitCode.INTERRUPTED))
     except Terminated:
         _ignore_signals()
-        session.progress(f"terminated; {_WHOLE}")
-        raise SystemExit(int(ExitCode.TERMINATED)) from None
+        session.stopped(f"terminated; {_WHOLE}", int(ExitCode.TERMINATED))
     except Exception as error:
         fault = FaultError(f"{type(error).__name__}: {error}", hint=ISSUES)
         fault.__cause__ = error

@@ -224,7 +224,7 @@ def edited(paths: Iterable[str], inventory: Inventory) -> tuple[Finding, ...]:
     return tuple(
         _finding(
             "file-changed",
-            f"{path.rsplit('site-packages/', 1)[-1]} was changed since the environment was built",
+            f"{path.rsplit('site-packages/', 1)[-1]} is not as its package brought it",
             path,
             package=held[path][0][0].name,
         )

@@ -233,6 +233,16 @@ class Session:
             self._say(mask("".join(traceback.format_exception(error))), err=True)
         raise SystemExit(int(error.code))
 
+    def stopped(self, message: str, code: int) -> NoReturn:
+        """Say that a signal ended mlenv, and leave with its status."""
+        if self.as_json:
+            import json
+
+            told = {"code": code, "message": message, "where": None, "hint": None}
+            self._say(json.dumps({"error": told, "exit_code": code}, indent=2, ensure_ascii=False))
+        self.progress(message)
+        raise SystemExit(code)
+
     def _in_workspace(self, path: str | None) -> str | None:
         """A file of the project as GitHub Actions wants it: from the checkout on, wherever the project is."""
         if path is None:

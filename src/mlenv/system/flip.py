@@ -39,7 +39,8 @@ def flip(
     aside: Path | None = None
     try:
         environment.parent.mkdir(parents=True, exist_ok=True)
-        history.note(state, environment, new.id, back_to=back_to)
+        now = generation.current(environment)
+        history.note(state, environment, new.id, was=None if now is None else now.id, back_to=back_to)
         aside = _move_aside(environment)
         if new.layout == "directory":
             _change_places(state, environment, new, env=env)

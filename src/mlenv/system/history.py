@@ -35,10 +35,15 @@ def before(state: Path, environment: Path, current: str | None) -> tuple[str, ..
     return tuple(id_ for id_ in reversed(ids[:upto]) if id_ != current)
 
 
-def note(state: Path, environment: Path, id_: str, *, back_to: str | None = None) -> None:
-    """Note that ``environment`` is about to be ``id_``; with ``back_to``, that this takes the place of that one."""
+def note(state: Path, environment: Path, id_: str, *, was: str | None = None, back_to: str | None = None) -> None:
+    """Note that ``environment``, which ``was`` another one, is about to be ``id_``.
+
+    With ``back_to``, that it takes the place of that one.
+    """
     known = read(state)
     ids = known.get(environment, ())
+    if was is not None and was not in ids:  # the history was lost
+        ids = (*ids, was)
     if back_to in ids:
         ids = ids[: len(ids) - 1 - ids[::-1].index(back_to)]
     if ids[-1:] != (id_,):

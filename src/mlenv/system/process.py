@@ -18,6 +18,12 @@ from pathlib import Path
 
 _GRACE_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
+# What a scheduler or a supervisor sends to the program it started (Slurm's --signal=USR1 asks for a checkpoint).
+_PASSED_ON = (
+    (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT, signal.SIGWINCH)
+    if os.name == "posix"
+    else ()
+)
 
 # The children that a thread waits for: an interruption is seen by the main thread alone, and must end all of them.
 _waited_for: set[subprocess.Popen[bytes]] = set()
@@ -107,7 +113,7 @@ def run(
 def call(argv: Sequence[str | Path], *, env: Mapping[str, str]) -> int:
     """Run ``argv`` on our own terminal and return its exit status, 128 + N where signal N ended it.
 
-    Ctrl-C reaches it from the terminal; SIGTERM and SIGHUP are passed on, and it decides.
+    Ctrl-C reaches it from the terminal; every other signal that is meant for it is passed on, and it decides.
     """
     words = [os.fspath(word) for word in argv]
     if os.name != "posix":
@@ -121,8 +127,9 @@ def call(argv: Sequence[str | Path], *, env: Mapping[str, str]) -> int:
         if child is not None:
             child.send_signal(number)
 
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
-    previous |= {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP)}
+    keys = signal.SIG_IGN if _in_foreground() else pass_on  # the terminal itself sends what its keys mean to both
+    previous = {number: signal.signal(number, keys) for number in (signal.SIGINT, signal.SIGQUIT)}
+    previous |= {number: signal.signal(number, pass_on) for number in _PASSED_ON}
     try:
         child = subprocess.Popen(words, env=dict(env), preexec_fn=_default_signals)
         for number in received:  # came while it was being started
@@ -132,6 +139,15 @@ def call(argv: Sequence[str | Path], *, env: Mapping[str, str]) -> int:
         for number, handler in previous.items():
             signal.signal(number, handler)
     return code if code >= 0 else 128 - code
+
+
+def _in_foreground() -> bool:
+    """Whether the keys of a terminal reach our process group."""
+    try:
+        with Path("/dev/tty").open("rb") as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False
 
 
 def _default_signals() -> None:
