@@ -93,6 +93,11 @@ def is_certificate(text: str) -> bool:
     return isinstance(document, dict) and "mlenv-fleet-certificate" in document
 
 
+def was_certificate(data: bytes) -> bool:
+    """Whether a file is a certificate, or was one before a merge or a hand broke it; an empty file holds nothing."""
+    return not data.strip() or b'"mlenv-fleet-certificate"' in data
+
+
 def parse(text: str, *, path: str) -> Certificate:
     """The certificate in a file. Raises ProjectError where it is none."""
     hint = f"{again(_files_in(text))} writes it anew"

@@ -17,6 +17,7 @@ from typing import Literal
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from mlenv import platforms
 from mlenv.errors import FindingError
 
 SCHEME = 1
@@ -298,15 +299,21 @@ def _render_via(via: tuple[str, ...], style: Style) -> list[str]:
     return ["    # via", *(f"    #   {source}" for source in sorted(via))]
 
 
+def _known(word: str, *, pattern: str) -> str:
+    if not re.fullmatch(pattern, word):
+        raise ValueError(repr(word))
+    return word
+
+
 def _parse_header(own: Mapping[str, list[str]], *, path: str) -> Header | FindingError:
     def pairs(key: str) -> dict[str, str]:
         return {name: value for name, _, value in (line.rpartition(" ") for line in own.get(key, []))}
 
     try:
         return Header(
-            scheme=int(own["scheme"][0]),
-            python=own["python"][0],
-            platforms=tuple(own.get("platform", [])),
+            scheme=int(_known(own["scheme"][0], pattern=r"\d{1,4}")),
+            python=_known(own["python"][0], pattern=r"3\.\d{1,3}(\.\d{1,3})?"),
+            platforms=tuple(_known(name, pattern="|".join(platforms.KNOWN)) for name in own.get("platform", [])),
             inputs=pairs("input"),
             overlays=pairs("overlay"),
             settings=own["settings"][0],
@@ -315,9 +322,8 @@ def _parse_header(own: Mapping[str, list[str]], *, path: str) -> Header | Findin
             body=own["body"][0],
         )
     except (KeyError, ValueError) as error:
-        what = (
-            f"its 'mlenv {error.args[0]}' line is missing" if isinstance(error, KeyError) else "its scheme is no number"
-        )
+        missing = isinstance(error, KeyError)
+        what = f"its 'mlenv {error.args[0]}' line is missing" if missing else f"{error} is none that mlenv writes"
         hint = "run `mlenv lock`; it adopts the pins that are there"
         return FindingError(f"the header of the lock is torn: {what}", path=path, hint=hint)
 

@@ -19,7 +19,9 @@ A lock depends on the project's files alone, and so a plugin speaks of its own b
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -149,7 +151,8 @@ def _honest(runs: Callable[..., Any] | None, package: str) -> Runs | None:
 
     def ask(backend: str, machine: Machine) -> str | None:
         try:
-            answer = runs(backend, machine)
+            with redirect_stdout(sys.stderr):  # what it prints is no part of our result
+                answer = runs(backend, machine)
         except (Exception, SystemExit) as error:  # somebody else's code may not end mlenv
             return f"{package} fails to tell whether it runs here: {type(error).__name__}: {error}"
         if answer is None or (isinstance(answer, str) and answer):
@@ -210,7 +213,8 @@ def with_facts(machine: Machine, plugins: Plugins, environ: Mapping[str, str], *
         if plugin.observe is None:
             continue
         try:
-            seen = plugin.observe(environ, root)
+            with redirect_stdout(sys.stderr):
+                seen = plugin.observe(environ, root)
             facts |= {f"{plugin.name}.{key}": _fact(value) for key, value in seen.items()}
         except (Exception, SystemExit) as error:  # somebody else's code may not end mlenv
             findings.append(broken(plugin.name, plugin.package, error))

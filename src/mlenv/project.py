@@ -305,7 +305,9 @@ def read_text(path: Path, *, shown: str) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except UnicodeDecodeError as error:
-        raise ProjectError("is not UTF-8 text", path=shown, hint="is it the right file?") from error
+        raise ProjectError(
+            "is not UTF-8 text", path=shown, hint=f"restore it: `git checkout -- {shown}`, or delete it"
+        ) from error
     except OSError as error:
         hint = "check what it is and its permissions"
         raise ProjectError(f"can't be read: {error.strerror}", path=shown, hint=hint) from error

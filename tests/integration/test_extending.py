@@ -175,7 +175,9 @@ def test_what_it_sees_is_told_and_carried(world: World) -> None:
     assert told["machine"]["facts"] == {"acme.gfx": "gfx942"}
 
 
-@pytest.mark.parametrize("text", ["raise RuntimeError('no licence')", "catalogue = 3", "import nowhere_at_all"])
+@pytest.mark.parametrize(
+    "text", ["raise RuntimeError('no licence')", "catalogue = 3", "import sys; print('noise'); sys.exit(0)"]
+)
 def test_a_broken_package_is_a_finding_of_detect_and_an_error_elsewhere(
     world: World, tmp_path: Path, text: str
 ) -> None:

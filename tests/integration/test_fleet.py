@@ -207,3 +207,20 @@ def test_wrong_usage_and_bad_files(world: World) -> None:
     assert "there is no certificate of the fleet" in done.out
     (world.root / "fleet-certificate.json").write_text("{}")
     assert world.run("fleet", "check", "--check").code == 3
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements.in", "uv.toml", "fleet/node1.json", "fleet"])
+def test_a_certificate_overwrites_no_other_file(world: World, name: str) -> None:
+    before = {path: path.read_bytes() for path in world.root.rglob("*") if path.is_file()}
+    done = world.run("fleet", "check", *files(world), "--certificate", name)
+    assert done.code == 2, done
+    assert "is there and is no certificate" in done.err
+    assert {path: path.read_bytes() for path in world.root.rglob("*") if path.is_file()} == before
+
+
+def test_where_nothing_can_be_asked_no_machine_is_judged(world: World, tmp_path: Path) -> None:
+    assert world.run("fleet", "check", *files(world)).code == 0
+    before = certificate(world)
+    done = world.run("fleet", "check", "--offline", env={"UV_CACHE_DIR": str(tmp_path / "empty")})
+    assert done.code == 6, done
+    assert certificate(world) == before

@@ -221,6 +221,16 @@ def test_a_record_and_the_environment_built_from_it_hold_the_same(world: World) 
     assert "hold the same foundation" in done.out
 
 
+def test_a_machine_that_says_nothing_of_its_foundation_is_not_called_the_same(world: World) -> None:
+    machine = world.root / "node.json"
+    machine.write_text('{"os": "linux", "arch": "x86_64"}')
+    assert world.run("foundation", "record", "--backend", "cu130").code == 0
+    done = world.run("foundation", "diff", str(machine), "cu130")
+    assert (done.code, "says nothing of what is installed" in done.err) == (2, True), done
+    alike = world.run("foundation", "diff", str(machine), str(machine))
+    assert (alike.code, "says nothing of what is installed" in alike.out) == (0, True), alike
+
+
 def test_what_differs_between_two_records_is_named(world: World) -> None:
     for backend in ("cpu", "cu130"):
         assert world.run("foundation", "record", "--backend", backend).code == 0

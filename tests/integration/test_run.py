@@ -76,6 +76,20 @@ def test_a_terminated_run_takes_its_command_along(world: World, tmp_path: Path) 
     wait_until(lambda: not Path(f"/proc/{child}").exists(), what="the command to end", seconds=2)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+def test_what_a_scheduler_sends_reaches_the_command(world: World, tmp_path: Path, number: signal.Signals) -> None:
+    """Slurm asks for a checkpoint with SIGUSR1; a supervisor that has no terminal stops with SIGINT."""
+    ready = tmp_path / "ready"
+    script = (
+        f"import pathlib, signal, sys; signal.signal({int(number)}, lambda *_: sys.exit(7)); "
+        f"pathlib.Path({str(ready)!r}).touch(); signal.pause()"
+    )
+    running = world.start("run", "--", "python", "-c", script)
+    wait_until(ready.exists, what="the command runs")
+    assert end(running, number).code == 7
+
+
 def test_a_command_that_does_not_exist(world: World) -> None:
     done = world.run("run", "--", "no-such-command")
     assert done.code == 2

@@ -109,6 +109,22 @@ def test_a_torn_header_is_a_finding() -> None:
     assert "its 'mlenv python' line is missing" in str(lock.torn)
 
 
+@pytest.mark.parametrize(
+    ("line", "edited"),
+    [
+        ("# mlenv platform: linux-x86_64", "# mlenv platform: plan9"),
+        ("# mlenv python: 3.11", "# mlenv python: three"),
+        ("# mlenv scheme: ", "# mlenv scheme: x"),
+    ],
+)
+def test_a_header_with_values_that_nobody_writes_is_torn(line: str, edited: str) -> None:
+    text = lockfile.render(header=header(), pins=[Pin(name="a", version="1")], excluded=[])
+    assert line in text
+    lock = lockfile.parse(text.replace(line, edited), path="requirements.txt")
+    assert lock.header is None
+    assert "none that mlenv writes" in str(lock.torn)
+
+
 def test_the_footer_names_are_read_back() -> None:
     text = lockfile.render(header=header(), pins=[Pin(name="a", version="1")], excluded=["triton", "torch"])
     assert lockfile.parse(text, path="r.txt").excluded == ("torch", "triton")

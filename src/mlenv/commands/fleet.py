@@ -19,6 +19,7 @@ from mlenv.errors import (
     FindingError,
     MlenvError,
     NoBackendError,
+    PackageIndexError,
     ProjectError,
     UsageError,
 )
@@ -45,7 +46,7 @@ def check(project: Project, uv: Uv, *, files: Sequence[Path], output: Path, prog
     where the lock doesn't hold on a machine, 8 where the certificate can't be written. Raises FindingError for a stale
     lock, ProjectError for a bad file.
     """
-    _require_folder(output)
+    _require_free(output)
     machines = _machines(project, files, output)
     _require_current(project)
     choices = {name: _chosen(project, seen) for name, seen in machines.items()}
@@ -121,10 +122,14 @@ def _left_out(project: Project, machines: Collection[str], output: Path) -> tupl
     )
 
 
-def _require_folder(output: Path) -> None:
+def _require_free(output: Path) -> None:
+    """Raise UsageError where ``output`` can't be, or is something else than a certificate: that would be lost."""
     if not output.parent.is_dir():
         message = f"--certificate {output}: there is no folder {output.parent}"
         raise UsageError(message, hint="make it, or name a file in a folder that is there")
+    if output.exists() and not (output.is_file() and certificate_module.was_certificate(output.read_bytes())):
+        message = f"--certificate {output} is there and is no certificate: it would be overwritten"
+        raise UsageError(message, hint="name another file")
 
 
 def _write(output: Path, text: str, *, shown: str) -> tuple[Finding, ...]:
@@ -196,7 +201,10 @@ def _proofs(
     *,
     progress: Progress,
 ) -> dict[tuple[str, str], MlenvError | tuple[str, ...]]:
-    """(backend, platform) → why foundation and lock don't resolve together there; notes on their proof if they do."""
+    """(backend, platform) → why foundation and lock don't resolve together there; notes on their proof if they do.
+
+    Raises PackageIndexError and EnvironmentBuildError: where nothing can be asked, nothing is proven or refuted.
+    """
     wanted = dict.fromkeys(
         (choice.backend, machines[name].platform) for name, choice in choices.items() if isinstance(choice, Choice)
     )
@@ -206,6 +214,8 @@ def _proofs(
     def prove(backend: str, platform: str) -> MlenvError | tuple[str, ...]:
         try:
             return _prove(project.of_lock(backend), uv, backend, platform)
+        except (PackageIndexError, EnvironmentBuildError):  # our own trouble says nothing of a machine
+            raise
         except MlenvError as error:
             return error
 
@@ -280,9 +290,8 @@ def _require_current(project: Project) -> None:
 
 
 def _finding(verdict: Verdict) -> Finding:
-    message = f"{verdict.file}: {verdict.problems[0]}"
     hint = verdict.hint or f"`mlenv detect --why --machine {shlex.quote(verdict.file)}`"
-    return Finding(kind="machine-unfit", message=message, hint=hint)
+    return Finding(kind="machine-unfit", message=verdict.problems[0], path=verdict.file, hint=hint)
 
 
 def _table(verdicts: Iterable[Verdict]) -> list[str]:

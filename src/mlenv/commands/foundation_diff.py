@@ -37,6 +37,7 @@ def diff(project: Project, one: str, other: str, *, platform: str, described: bo
     left, right = (_side(project, text, platform=platform) for text in (one, other))
     if described:
         _require_platform((left, right), platform)
+    _require_foundation(left, right)
     rows = [*_facts(left, right), *_packages(project, left, right)]
     data = {
         "left": left.name,
@@ -44,10 +45,17 @@ def diff(project: Project, one: str, other: str, *, platform: str, described: bo
         "differences": [{"name": name, "left": a, "right": b} for name, a, b in rows],
     }
     if not rows:
-        return Outcome(text=f"{left.name} and {right.name} hold the same foundation", data=data)
+        return Outcome(text=_same(left, right), data=data)
     message = f"{left.name} and {right.name} differ in {len(rows)} " + ("thing" if len(rows) == 1 else "things")
     finding = Finding(kind="foundation-differs", message=message)
     return Outcome(text="\n".join(_table(left, right, rows)), data=data, findings=(finding,), exit_code=1)
+
+
+def _same(left: _Side, right: _Side) -> str:
+    if left.packages and right.packages:
+        return f"{left.name} and {right.name} hold the same foundation"
+    silent = " and ".join(dict.fromkeys(side.name for side in (left, right) if not side.packages))
+    return f"{left.name} and {right.name} are alike; {silent} says nothing of what is installed"
 
 
 def _require_platform(sides: Iterable[_Side], platform: str) -> None:
@@ -60,6 +68,15 @@ def _require_platform(sides: Iterable[_Side], platform: str) -> None:
         if side.facts["platform"] != platform:
             told = f"{side.name} has no files for {platform}, which --machine describes"
             raise UsageError(told, hint="name a machine of one of the record's platforms")
+
+
+def _require_foundation(left: _Side, right: _Side) -> None:
+    """Raise UsageError where a machine's file says nothing of what is installed and the other side is no machine."""
+    machines = [side for side in (left, right) if "driver" in side.facts]
+    silent = [side for side in machines if not side.packages]
+    if silent and len(machines) == 1:
+        told = f"{silent[0].name} says nothing of what is installed there"
+        raise UsageError(told, hint="print it anew in the project on that machine: `mlenv detect --json`")
 
 
 def _side(project: Project, text: str, *, platform: str) -> _Side:

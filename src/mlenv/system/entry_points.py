@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,8 +29,9 @@ def installed() -> Plugins:
     for found in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda point: point.name):
         package = _package(found)
         try:
-            usable.append(checked(found.name, package, found.load()))
-        except Exception as error:  # whatever somebody's module raises at import
+            with redirect_stdout(sys.stderr):  # what it prints is no part of our result
+                usable.append(checked(found.name, package, found.load()))
+        except (Exception, SystemExit) as error:  # whatever somebody's module raises at import
             findings.append(broken(found.name, package, error))
     apart = without_rivals(usable)
     return Plugins(usable=apart.usable, findings=(*findings, *apart.findings))
