@@ -911,7 +911,17 @@ def main() -> None:
     except BrokenPipeError:
         silence(sys.stdout)
         code = 0
+    finally:
+        _ignore_signals()
     raise SystemExit(code)
+
+
+def _ignore_signals() -> None:
+    """The exit status is decided: a second Ctrl-C while Python ends would turn it into a signal's."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if (number := getattr(signal, name, None)) is not None:
+            with suppress(ValueError):  # not the main thread
+                signal.signal(number, signal.SIG_IGN)
 
 
 def _misused(error: click.ClickException) -> NoReturn:

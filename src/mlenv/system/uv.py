@@ -36,8 +36,6 @@ _FORWARDED = frozenset(
     """.split()  # noqa: SIM905 - a page of quotes says less
 )
 _FORWARDED_PATTERN = re.compile(r"LC_[A-Z]+|UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)")
-# uv waits 30 s for a byte and asks four times: an index that keeps silent would be told of after two minutes and more.
-_TIMEOUT, _RETRIES = "12", "2"
 # Read by mlenv itself and handed to uv in another form.
 _HANDLED = frozenset({"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_OFFLINE", "UV_PYTHON_DOWNLOADS"})
 # What compilers read, for the packages that the settings name in `build` and for local projects.
@@ -136,6 +134,15 @@ def impatient(uv: Uv) -> Uv:
     return replace(uv, env={**kept, **seconds}, echo=None)
 
 
+def patient(env: Mapping[str, str]) -> dict[str, str]:
+    """The variables with how long a silent index is waited for, where they don't say: 12 s, three times.
+
+    uv itself waits 30 s, four times: that is told after two minutes and more.
+    """
+    timeout = {} if "UV_REQUEST_TIMEOUT" in env else {"UV_HTTP_TIMEOUT": "12"}
+    return {**timeout, "UV_HTTP_RETRIES": "2", **env}
+
+
 def version(uv: Uv) -> str:
     """uv's own version, ``0.13.9``. Raises FaultError where it doesn't start."""
     done = _run([uv.binary, "--version"], env=uv.env)
@@ -186,9 +193,6 @@ def forwarded(environ: Mapping[str, str]) -> dict[str, str]:
         or _FORWARDED_PATTERN.fullmatch(name)
         or _COMPILER.fullmatch(name)
     }
-    if not kept.keys() & {"UV_HTTP_TIMEOUT", "UV_REQUEST_TIMEOUT"}:
-        kept["UV_HTTP_TIMEOUT"] = _TIMEOUT
-    kept.setdefault("UV_HTTP_RETRIES", _RETRIES)
     downloads = environ.get("UV_PYTHON_DOWNLOADS", "never")
     return kept | {"UV_PYTHON_DOWNLOADS": downloads, "UV_NO_PROGRESS": "0", "UV_NO_WRAP": "1"}
 
@@ -235,7 +239,7 @@ def _run(
 ) -> process.Completed:
     """uv's own end. Raises FaultError where uv can't be started."""
     try:
-        return process.run(argv, env=env, cwd=cwd, echo=echo, terminal=terminal)
+        return process.run(argv, env=patient(env), cwd=cwd, echo=echo, terminal=terminal)
     except OSError as error:
         raise _no_uv(f"{error.strerror}: {argv[0]}") from error
 
