@@ -880,14 +880,6 @@ def _on_terminate(number: int, frame: object) -> None:
     raise Terminated
 
 
-def _ignore_signals() -> None:
-    """All is undone and mlenv is about to exit: a second Ctrl-C would change its status and nothing else."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if (number := getattr(signal, name, None)) is not None:
-            with suppress(ValueError):  # not the main thread
-                signal.signal(number, signal.SIG_IGN)
-
-
 def main() -> None:
     """The console script."""
     gc.disable()  # a short life: looking for garbage costs a tenth of it
@@ -903,10 +895,8 @@ def main() -> None:
     except click.ClickException as error:
         _misused(error)
     except (KeyboardInterrupt, click.Abort):
-        _ignore_signals()
         raise SystemExit(int(ExitCode.INTERRUPTED)) from None
     except Terminated:
-        _ignore_signals()
         raise SystemExit(int(ExitCode.TERMINATED)) from None
     except BrokenPipeError:
         silence(sys.stdout)
