@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 from mlenv import against, drift, gate, lockfile, plan, planning, platforms
 from mlenv import indexes as index_module
+from mlenv.bundle import BUILD
 from mlenv.errors import EnvironmentBuildError, MlenvError
 from mlenv.machine import Machine
 from mlenv.overlay import meaning
@@ -52,7 +53,8 @@ class Wanted:
     """What the environment is to be. ``extras`` are personal additions (``--with``), for this environment only.
 
     With ``deep`` the gate hashes every file. For an ``image`` it is built where it stays; ``below`` is the foundation
-    that its first layer holds, if that is there.
+    that its first layer holds, if that is there. ``bundle`` is the folder that
+    everything comes from, instead of indexes.
     """
 
     backend: str
@@ -63,6 +65,7 @@ class Wanted:
     deep: bool = False
     image: bool = False
     below: Plan | None = None
+    bundle: Path | None = None
 
 
 @dataclass
@@ -81,30 +84,40 @@ class Clock:
 
 def inputs_of(project: Project, wanted: Wanted, *, platform: str) -> dict[str, str]:
     """Everything that decides what the environment holds, each with its digest; no URL and no machine's name."""
-    lock = project.lock_text or ""
     status = wanted.interpreter.resolve().stat()
     parts: dict[str, object] = {
-        "backend": wanted.backend,
-        "overlay": meaning(project.overlay(wanted.backend)),
-        "lock": lockfile.body_of(lock),
         "python": [str(wanted.interpreter.resolve()), status.st_size, status.st_mtime_ns],
-        "platform": platform,
         "additions": sorted(wanted.extras),
-        "settings": [
-            drift.settings(project),
-            *drift.plugins(project).values(),
-            *planning.asked_of_foundation(project),
-        ],
         "local projects": [
             [local.line_for_uv(), local.content_digest] for local in project.requirements.local_projects
         ],
     }
     if wanted.layout != "link":
         parts["layout"] = wanted.layout
+    return shared_inputs_of(project, wanted.backend, platform=platform) | _digests(parts)
+
+
+def shared_inputs_of(project: Project, backend: str, *, platform: str) -> dict[str, str]:
+    """The inputs that every machine of a platform shares, each with its digest."""
+    parts: dict[str, object] = {
+        "backend": backend,
+        "overlay": meaning(project.overlay(backend)),
+        "lock": lockfile.body_of(project.lock_text or ""),
+        "platform": platform,
+        "settings": [
+            drift.settings(project),
+            *drift.plugins(project).values(),
+            *planning.asked_of_foundation(project),
+        ],
+    }
     if project.channel != "stable":
         parts["channel"] = project.channel
-    if (record := project.record(wanted.backend)) is not None:
+    if (record := project.record(backend)) is not None:
         parts["record"] = digest_text(record)
+    return _digests(parts)
+
+
+def _digests(parts: Mapping[str, object]) -> dict[str, str]:
     return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest() for name, part in parts.items()}
 
 
@@ -229,6 +242,7 @@ def again(
         extras=found.extras,
         layout=found.layout,
         deep=deep,
+        bundle=Path(found.manifest["bundle"]) if found.manifest.get("bundle") else None,
     )
     return build(
         project,
@@ -275,7 +289,7 @@ def _install(
     generation.require_private(path, env=uv.env)
     clock.phase("venv")
     _write_plan(project, chosen, path, below=wanted.below)
-    with configured(project, chosen, path) as config:
+    with configured(project, chosen, path, bundle=wanted.bundle) as config:
         place = against.Place(
             generation=path,
             config=config,
@@ -287,11 +301,11 @@ def _install(
 
 
 @contextmanager
-def configured(project: Project, chosen: Plan, path: Path) -> Iterator[Path]:
-    """uv's configuration file for an installation to ``path``, gone afterwards."""
+def configured(project: Project, chosen: Plan, path: Path, *, bundle: Path | None = None) -> Iterator[Path]:
+    """uv's configuration file for an installation to ``path``, from a ``bundle`` or the indexes; gone afterwards."""
     config = path / "uv.toml"
     config.touch(0o600)  # it may name a mirror with its credentials
-    config.write_text(index_module.to_uv_toml(project.indexes) + _no_build(project, chosen), encoding="utf-8")
+    config.write_text(_sources(project, bundle) + _no_build(project, chosen), encoding="utf-8")
     try:
         yield config
     finally:
@@ -362,6 +376,14 @@ def _write_plan(project: Project, chosen: Plan, path: Path, *, below: Plan | Non
         (path / f"pylock.{chosen.backend}.toml").write_text(record, encoding="utf-8")
 
 
+def _sources(project: Project, bundle: Path | None) -> str:
+    """uv's configuration: the project's indexes, or for a bundle none, and what local projects are built with."""
+    if bundle is None:
+        return index_module.to_uv_toml(project.indexes)
+    wheels = bundle / BUILD
+    return "no-index = true\n" + (f"find-links = [{json.dumps(str(wheels))}]\n" if wheels.is_dir() else "")
+
+
 def _no_build(project: Project, chosen: Plan) -> str:
     """Nobody's build code runs but the code of what the settings name, and of the project's own local projects."""
     allowed = {canonicalize_name(n) for n in (*project.settings.build, *project.settings.build_against_foundation)}
@@ -382,6 +404,7 @@ def _manifest(wanted: Wanted, chosen: Plan, *, inputs: Mapping[str, str], path: 
         "torch": gate.torch_build(_version_files(path).get("torch", ""))[0] or chosen.version("torch"),
         "python": str(wanted.interpreter),
         "extras": list(wanted.extras),
+        "bundle": None if wanted.bundle is None else str(wanted.bundle),
         "verified": wanted.verify is not Verify.NONE,
         "created": time.time(),
         "host": os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", ""),

@@ -333,6 +333,12 @@ def _backend_options(function: Callable[..., None]) -> Callable[..., None]:
     help="How far the gate goes.",
 )
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Generations that stay.  [default: 3]")
+@click.option(
+    "--bundle",
+    metavar="PATH",
+    type=_PATHS,
+    help="Take everything from this bundle (`mlenv bundle`), without a network.",
+)
 @_WAIT
 @command(backend=True, machine=True)
 def sync_command(
@@ -353,6 +359,7 @@ def sync_command(
     only: str | None,
     verify: str,
     keep: int | None,
+    bundle: Path | None,
     wait: float,
 ) -> None:
     """Make the environment be exactly foundation + lock for one backend.
@@ -366,8 +373,11 @@ def sync_command(
     mlenv sync --check         for CI: is .venv what it should be?
     mlenv sync --with ipdb     with something of your own, in no lock
     mlenv sync --nightly       torch of the nightly channel; the lock stays as it is
+    mlenv sync --bundle PATH   from a folder that `mlenv bundle` made, where there is no network
     mlenv sync --image --env /opt/venv --cuda13 --only foundation    in a Dockerfile: see docs/images.md
     """
+    from dataclasses import replace
+
     from mlenv import selection
     from mlenv.build import Verify
     from mlenv.commands import sync
@@ -376,13 +386,15 @@ def sync_command(
         image=image,
         only=only,
         environment=environment,
-        others={"--check": check, "--dry-run": dry_run, "--keep": keep is not None},
+        others={"--check": check, "--dry-run": dry_run, "--keep": keep is not None, "--bundle": bundle is not None},
         rebuild=rebuild,
         extras=extras,
     )
     if session.machine_file is not None and not dry_run:
         told = "--machine describes another machine, and nothing can be built for it here"
         raise UsageError(told, hint="add --dry-run to see what it would get")
+    if bundle is not None and extras:
+        raise UsageError("--with asks for what no bundle holds", hint="leave it off, or add it to requirements.in")
     project = session.project().of_channel("nightly" if nightly else "stable")
     machine = session.machine()
     if image:
@@ -421,18 +433,69 @@ def sync_command(
         extras=selection.checked_extras(extras),
         verify=Verify(verify),
         rebuild=rebuild,
-        locked=locked or selection.in_ci(session.environ),
+        locked=locked or bundle is not None or selection.in_ci(session.environ),
         described=session.machine_file is not None,
         wait=wait,
         keep=keep,
+        bundle=bundle,
     )
+    uv = session.uv() if bundle is None else replace(session.uv(), offline=True)
     if check:
-        session.show(sync.check(project, machine, session.uv(), asked))
+        session.show(sync.check(project, machine, uv, asked))
     if dry_run:
-        session.show(
-            sync.dry_run(project, session.uv(), machine, asked, progress=session.progress, detail=session.detail)
-        )
-    session.show(sync.sync(project, session.uv(), machine, asked, progress=session.progress, detail=session.detail))
+        session.show(sync.dry_run(project, uv, machine, asked, progress=session.progress, detail=session.detail))
+    session.show(sync.sync(project, uv, machine, asked, progress=session.progress, detail=session.detail))
+
+
+@cli.command("bundle")
+@_BACKENDS
+@click.option("--platform", "platforms", multiple=True, metavar="P", help="This platform of the lock only; repeatable.")
+@click.option("--python", metavar="VERSION", help="Refuse unless the lock is for this Python, such as 3.12.")
+@_NIGHTLY
+@click.option(
+    "-o", "--output", "output", type=_PATHS, metavar="PATH", help="Make it in this folder.  [default: .mlenv/bundle]"
+)
+@click.option("--without-mlenv", is_flag=True, help="Leave mlenv and uv themselves out.")
+@_DRY_RUN
+@_WAIT
+@command()
+def bundle_command(
+    session: Session,
+    *,
+    backends: tuple[str, ...],
+    platforms: tuple[str, ...],
+    python: str | None,
+    nightly: bool,
+    output: Path | None,
+    without_mlenv: bool,
+    dry_run: bool,
+    wait: float,
+) -> None:
+    """Put lock, records and wheels into one folder, for `mlenv sync --bundle PATH` without a network.
+
+    Each file has its hash in bundle.json. Made on any machine, for the backends and platforms of the lock; made again,
+    what is there already is not fetched. mlenv and uv are in it too: README.txt there says how they are installed.
+
+    \b
+    mlenv bundle --backend cu130 -o /mnt/usb/demo     one backend, as a folder to carry away
+    mlenv bundle --backend cu130 --dry-run            how much that is
+    """
+    from mlenv.commands import bundle
+
+    project = session.project().of_channel("nightly" if nightly else "stable")
+    folder = (output or project.state / "bundle").absolute()
+    asked = bundle.Request(
+        folder=folder,
+        shown=str(output or ".mlenv/bundle"),
+        here=session.machine().platform,
+        backends=backends,
+        platforms=platforms,
+        python=python,
+        tool=not without_mlenv,
+        dry_run=dry_run,
+        wait=wait,
+    )
+    session.show(bundle.bundle(project, session.uv(), asked, progress=session.progress, detail=session.detail))
 
 
 def _refuse_beside_image(

@@ -241,6 +241,19 @@ def _stamps(folder: Path) -> Iterator[tuple[str, int, int]]:
             yield os.path.relpath(os.path.join(base, name), folder), status.st_size, status.st_mtime_ns  # noqa: PTH118
 
 
+# What build backends ask for once they run.
+_ASKED_FOR_LATER = (("setuptools", "wheel"), ("hatchling", "editables"))
+
+
+def build_requirements(local: LocalProject) -> tuple[str, ...]:
+    """What its build needs, as far as pyproject.toml and its build backend's name say. Raises ProjectError."""
+    text = _text_or_none(local.path / "pyproject.toml") or ""
+    stated = _table(_toml(text, f"{local.relative}/pyproject.toml"), "build-system").get("requires")
+    listed = [str(line) for line in stated] if isinstance(stated, list) else ["setuptools>=40.8.0"]
+    names = {re.split(r"[^a-z0-9-]", line.strip().lower().replace("_", "-"))[0] for line in listed}
+    return tuple(listed + [more for backend, more in _ASKED_FOR_LATER if backend in names and more not in names])
+
+
 # --------------------------------------------------------------------------------------- what its pyproject.toml states
 
 

@@ -51,7 +51,7 @@ def make_plan(project: Project, uv: Uv, target: Target) -> tuple[Plan, tuple[str
     raise.
     """
     record = project.record(target.backend) if target.below is None else None
-    pins = _pins(project, target.platform)
+    pins = pins_on(project, target.platform)
     resolved = resolve(project, uv, target, record=record)
     locked = {pin.name for pin in pins}
     additions = {pin.name for pin in resolved.application} - locked if target.extras else set()
@@ -59,7 +59,7 @@ def make_plan(project: Project, uv: Uv, target: Target) -> tuple[Plan, tuple[str
     made = plan.make(resolved, lock=pins, built=built, extra=additions)
     if target.below is not None:
         return plan.over(made, target.below, names=project.names), resolved.notes
-    return (made if record is None else _recorded(made, record, target.platform)), resolved.notes
+    return (made if record is None else held_to_record(made, record, target.platform)), resolved.notes
 
 
 def make_record(project: Project, uv: Uv, backend: str, *, today: date) -> Record:
@@ -76,7 +76,7 @@ def make_record(project: Project, uv: Uv, backend: str, *, today: date) -> Recor
     }
     built = {canonicalize_name(name) for name in project.settings.build}
     tables = {
-        platform: plan.make(answer, lock=_pins(project, platform), built=built).layer(plan.FOUNDATION)
+        platform: plan.make(answer, lock=pins_on(project, platform), built=built).layer(plan.FOUNDATION)
         for platform, answer in by_platform.items()
     }
     return record_module.made_of(
@@ -96,7 +96,7 @@ def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) 
     Raises FindingError where two CUDA families collide or the record doesn't fit.
     """
     platform = target.platform
-    pins = _pins(project, platform)
+    pins = pins_on(project, platform)
     files = {"lock.txt": lockfile.render_pins(replace(pin, via=(), hashes=(), marker=None) for pin in pins)}
     files["asked.txt"] = "".join(f"{line}\n" for line in asked_of_foundation(project))
     if target.extras:
@@ -135,7 +135,7 @@ def make_foundation(project: Project, uv: Uv, target: Target) -> tuple[Plan, tup
     resolved = _resolved(project, uv, target, question, record=record)
     known = [pin for pin in resolved.pins.values() if pin.name in listed or project.names.owns(pin.name)]
     made = plan.make(replace(resolved, foundation=tuple(known), application=()), lock=(), built=())
-    return (made if record is None else _recorded(made, record, target.platform)), resolved.notes
+    return (made if record is None else held_to_record(made, record, target.platform)), resolved.notes
 
 
 def _resolved(project: Project, uv: Uv, target: Target, question: Question, *, record: Record | None) -> Resolved:
@@ -248,8 +248,8 @@ def _is_gone(error: MlenvError, record: Record) -> bool:
     return any(f"there is no version of {p.name}=" in error.message for p in record.packages)
 
 
-def _recorded(made: Plan, record: Record, platform: str) -> Plan:
-    """The plan with only the recorded files of the foundation."""
+def held_to_record(made: Plan, record: Record, platform: str) -> Plan:
+    """The plan with only the recorded files of the foundation. Raises IntegrityError where one isn't in it."""
     packages: Iterable[plan.Planned] = (
         replace(package, table=record.held(package.name, package.table, platform=platform))
         if package.layer == plan.FOUNDATION
@@ -259,7 +259,8 @@ def _recorded(made: Plan, record: Record, platform: str) -> Plan:
     return replace(made, packages=tuple(packages))
 
 
-def _pins(project: Project, platform: str) -> tuple[Pin, ...]:
+def pins_on(project: Project, platform: str) -> tuple[Pin, ...]:
+    """The lock's pins that apply on a platform."""
     assert project.lock is not None
     return tuple(lockfile.applying(project.lock.pins, platforms.environment(platform, python_of(project))))
 

@@ -16,7 +16,7 @@ from packaging.pylock import Pylock
 from support.index import IndexSettings, LoopbackIndex, Status, WrongHash, unreachable_url
 from support.interpreter import ProjectFactory, RunProgram
 from support.wheels import Build, Package, fake_foundation, fake_nccl, fake_torch
-from support.world import DEMO, World, indexes_toml, make_world, site_of
+from support.world import DEMO, LOCAL_BACKEND, World, indexes_toml, make_world, site_of
 
 ORDINARY = {"filelock": "3.20.0", "mpmath": "1.3.0", "sympy": "1.14.0"}
 TAMPERED = {"demo_app/__init__.py": "print('other bytes')\n"}
@@ -497,26 +497,6 @@ LOCAL = """
     name = "my-library"
     version = "0.1"
     dependencies = ["mpmath"]
-"""
-LOCAL_BACKEND = """
-import os, zipfile
-
-def _wheel(folder, text):
-    name = "my_library-0.1-py3-none-any.whl"
-    info = "my_library-0.1.dist-info"
-    files = {f"{info}/METADATA": "Metadata-Version: 2.1\\nName: my-library\\nVersion: 0.1\\nRequires-Dist: mpmath\\n",
-             f"{info}/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n", **text}
-    record = "".join(f"{path},,\\n" for path in [*files, f"{info}/RECORD"])
-    with zipfile.ZipFile(os.path.join(folder, name), "w") as archive:
-        for path, content in {**files, f"{info}/RECORD": record}.items():
-            archive.writestr(path, content)
-    return name
-
-def build_editable(folder, config_settings=None, metadata_directory=None):
-    return _wheel(folder, {"my_library.pth": os.path.join(os.getcwd(), "src") + "\\n"})
-
-def build_wheel(folder, config_settings=None, metadata_directory=None):
-    return _wheel(folder, {"my_library.py": "HERE = 'copied'\\n"})
 """
 
 

@@ -24,6 +24,27 @@ from support.wheels import FakeFoundation, Package, fake_foundation
 _LOCKS: dict[str, str] = {}
 _PATIENCE_SECONDS = 30.0
 DEMO = Package("demo-app", "1.0", requires=("torch>=2",), entry_points={"demo": "demo_app:main"})
+# Of a local project `my-library` whose package is in src.
+LOCAL_BACKEND = """
+import os, zipfile
+
+def _wheel(folder, text):
+    name = "my_library-0.1-py3-none-any.whl"
+    info = "my_library-0.1.dist-info"
+    files = {f"{info}/METADATA": "Metadata-Version: 2.1\\nName: my-library\\nVersion: 0.1\\nRequires-Dist: mpmath\\n",
+             f"{info}/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n", **text}
+    record = "".join(f"{path},,\\n" for path in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as archive:
+        for path, content in {**files, f"{info}/RECORD": record}.items():
+            archive.writestr(path, content)
+    return name
+
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    return _wheel(folder, {"my_library.pth": os.path.join(os.getcwd(), "src") + "\\n"})
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    return _wheel(folder, {"my_library.py": "HERE = 'copied'\\n"})
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlenv import build, drift, footing, gate, locking, nightly, plan, planning
+from mlenv import build, drift, footing, gate, locking, nightly, plan, planning, unbundle
 from mlenv.build import Clock, Verify, Wanted
-from mlenv.errors import PackageIndexError
+from mlenv.errors import MlenvError, PackageIndexError
 from mlenv.locking import Wish
 from mlenv.machine import Machine
 from mlenv.plan import Plan
@@ -34,7 +34,7 @@ class Request:
     """What the command line asks of ``sync``. ``reasons`` say why ``backend`` was chosen.
 
     ``described``: the machine is another one than this, so what stands here counts for nothing. ``keep``: how many
-    generations stay, where that was asked for.
+    generations stay, where that was asked for. ``bundle`` is the folder that everything comes from.
     """
 
     backend: str
@@ -48,6 +48,7 @@ class Request:
     described: bool = False
     wait: float = 600.0
     keep: int | None = None
+    bundle: Path | None = None
 
     def again(self, *, rebuild: bool = False) -> str:
         """The command that asks the same, for hints."""
@@ -66,6 +67,7 @@ class _State:
     inputs: Mapping[str, str]
     current: Generation | None
     candidates: tuple[Generation, ...]
+    opened: unbundle.Opened | None = None
 
 
 def sync(
@@ -180,6 +182,7 @@ def _look(project: Project, uv: Uv, machine: Machine, request: Request) -> _Stat
         extras=request.extras,
         verify=request.verify,
         layout=project.settings.layout,
+        bundle=None if request.bundle is None else request.bundle.resolve(),
     )
     inputs = build.inputs_of(project, wanted, platform=machine.platform)
     key = build.key_of(inputs)
@@ -193,7 +196,31 @@ def _look(project: Project, uv: Uv, machine: Machine, request: Request) -> _Stat
         inputs=inputs,
         current=generation.current(request.environment.path),
         candidates=tuple(g for g in known if g.key == key and _trusted(g, request)),
+        opened=_opened(project, machine, request),
     )
+
+
+def _opened(project: Project, machine: Machine, request: Request) -> unbundle.Opened | None:
+    """The bundle's part for this environment, where one is asked for. Raises as ``unbundle.open_bundle``."""
+    if request.bundle is None:
+        return None
+    return unbundle.open_bundle(
+        project,
+        request.bundle,
+        backend=request.backend,
+        platform=machine.platform,
+        inputs=build.shared_inputs_of(project, request.backend, platform=machine.platform),
+        names=_called(project, request),
+    )
+
+
+def _called(project: Project, request: Request) -> dict[str, str]:
+    """What an input is called in a message, where it is a file."""
+    return {
+        "overlay": project.overlay(request.backend).path,
+        "lock": project.settings.lock,
+        "record": project.record_path(request.backend),
+    }
 
 
 def _trusted(found: Generation, request: Request) -> bool:
@@ -242,15 +269,15 @@ def _told_apart(current: Generation, state: _State) -> str:
     words = {
         "backend": f"backend {current.backend}",
         "additions": f"with {', '.join(current.extras) or 'no additions'}",
-        "overlay": state.project.overlay(state.request.backend).path,
-        "lock": state.project.settings.lock,
-        "record": state.project.record_path(state.request.backend),
+        **_called(state.project, state.request),
     }
     told = [words.get(name, name) for name in sorted(differ)]
     return f" ({', '.join(told)})" if told else ""
 
 
 def _build(state: _State, *, clock: Clock, progress: Progress, detail: Progress) -> tuple[Generation, list[str]]:
+    if state.opened is not None:
+        return _build_bundled(state, state.opened, clock=clock, progress=progress), []
     saved = next((p for p in map(build.saved_plan, state.candidates) if p is not None), None)
     if saved is not None:
         try:
@@ -271,8 +298,19 @@ def _build(state: _State, *, clock: Clock, progress: Progress, detail: Progress)
         raise expired from error
 
 
+def _build_bundled(state: _State, opened: unbundle.Opened, *, clock: Clock, progress: Progress) -> Generation:
+    chosen = unbundle.plan_for(state.project, opened)
+    try:
+        return _build_planned(state, chosen, clock=clock, progress=progress)
+    except MlenvError:
+        unbundle.require_whole(opened, chosen)
+        raise
+
+
 def _plan(state: _State, *, detail: Progress) -> tuple[Plan, tuple[str, ...]]:
     """A new plan; as far as the indexes tell, nothing of the foundation overwrites another's files."""
+    if state.opened is not None:
+        return unbundle.plan_for(state.project, state.opened), ()
     target = planning.Target(
         backend=state.request.backend,
         platform=state.machine.platform,

@@ -559,6 +559,17 @@ def _json(values: Sequence[str]) -> str:
     return json.dumps(sorted(values))
 
 
+def build_alone(uv: Uv, *, source: Path, folder: Path, python: Path, config: Path) -> Path:
+    """The wheel of a source distribution, built in isolation into an empty ``folder``. Raises EnvironmentBuildError."""
+    argv: list[str | Path] = [uv.binary, "build", source, "--wheel", "--out-dir", folder, "--python", python]
+    argv += ["--config-file", config, "--color", "never", *(["--offline"] if uv.offline else [])]
+    done = _run(argv, env=uv.env, cwd=source.parent)
+    built = sorted(folder.glob("*.whl"))
+    if done.code != 0 or not built:
+        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+    return built[0]
+
+
 def remove_tree(path: Path) -> None:
     """Remove a folder that mlenv made, read-only files included."""
     shutil.rmtree(path, ignore_errors=True)

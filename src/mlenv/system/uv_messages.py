@@ -41,6 +41,7 @@ _ABSENT = re.compile(r"there is no version of (?P<name>[a-z0-9][a-z0-9._-]*)")
 _STATUS = re.compile(r"(?P<status>[45]\d\d [A-Z][A-Za-z-]*(?: [A-Z][A-Za-z-]*)*)")
 _URL = re.compile(r"(?:url \(|fetch: `?|for: |URL \(|index \(|download |`|from )(?P<url>(?:https?|file)://[^\s`)]+)")
 _HASHED = re.compile(r"[Hh]ash mismatch for (?:package metadata at )?`(?P<what>[^`]+)`")
+_NO_FILE = re.compile(r"failed to query metadata of file `(?P<path>[^`]+)`: No such file")
 _NETWORK = (
     "error sending request", "Failed to fetch", "tcp connect error", "dns error", "timed out",
     "invalid peer certificate", "Connection refused", "connection closed", "HTTP status", "Request failed",
@@ -112,7 +113,7 @@ def explain(
 
 
 def _recognised(text: str, files: Mapping[str, str]) -> MlenvError | None:
-    for recognise in (_refused_build, _hash, _space):
+    for recognise in (_refused_build, _hash, _space, _gone):
         if (error := recognise(text)) is not None:
             return error
     return _resolution(text, files) or _offline(text) or _index(text)
@@ -213,6 +214,16 @@ def _offline(text: str) -> MlenvError | None:
     return PackageIndexError(
         f"{told} not in uv's cache, and the network is switched off",
         hint="run it again without --offline (or UV_OFFLINE)",
+    )
+
+
+def _gone(text: str) -> MlenvError | None:
+    match = _NO_FILE.search(text)
+    if match is None:
+        return None
+    return PackageIndexError(
+        f"{match['path']} is not there any more",
+        hint="was it built from a bundle? `mlenv sync --bundle PATH` says where that is now",
     )
 
 
