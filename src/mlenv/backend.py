@@ -7,15 +7,17 @@ are that are asked about their own backends.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from mlenv import platforms
 from mlenv.catalogue import Catalogue, Channel
 from mlenv.errors import NoBackendError, ProjectError
 from mlenv.judgement import Judgement, Target, judge
 from mlenv.machine import Machine, dotted
 
+OF_PROJECT = "of this project"
 _MAJOR = re.compile(r"cuda(\d+)")
 
 
@@ -26,16 +28,18 @@ class Automatic:
 
 @dataclass(frozen=True, kw_only=True)
 class CudaMajor:
-    """``--cuda13``: the newest build of that CUDA major that runs here."""
+    """``--cuda13``: the newest build of that CUDA major that runs here. ``said_by`` is the setting that asks for it."""
 
     major: int
+    said_by: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """``--backend cu130``, ``--cpu`` or the setting: this one."""
+    """``--backend cu130``, ``--cpu`` or the setting: this one. ``said_by`` is the setting that asks for it."""
 
     backend: str
+    said_by: str | None = None
 
 
 Request = Automatic | CudaMajor | Named
@@ -80,6 +84,8 @@ class _Case:
     machine: Machine
     target: Target
     verdicts: tuple[Judgement, ...]
+    among: str
+    can_force: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,12 +102,12 @@ class _Case:
         return next((verdict for verdict in self.verdicts if verdict.backend.name == name), None)
 
 
-def parse_request(word: str | None) -> Request:
-    """None → automatic, ``cuda13`` → a CUDA major, anything else → that backend."""
+def parse_request(word: str | None, *, said_by: str | None = None) -> Request:
+    """None → automatic, ``cuda13`` → a CUDA major, anything else → that backend. ``said_by``: the setting."""
     if word is None:
         return Automatic()
     major = _MAJOR.fullmatch(word)
-    return CudaMajor(major=int(major[1])) if major else Named(backend=word)
+    return CudaMajor(major=int(major[1]), said_by=said_by) if major else Named(backend=word, said_by=said_by)
 
 
 def choose(
@@ -111,21 +117,26 @@ def choose(
     declared: Mapping[str, str | None],
     request: Request,
     force: bool = False,
+    can_force: bool = False,
+    among: str = OF_PROJECT,
     python: str | None = None,
     channel: Channel = "stable",
 ) -> Choice:
     """The backend for this machine. ``declared`` maps each backend with an overlay to the torch that it pins.
 
-    ``force`` takes what was asked for even if this machine can't run it. Raises ProjectError where no overlay declares
-    what was asked for, NoBackendError where it, or anything, doesn't run here.
+    ``force`` takes what was asked for even if this machine can't run it; ``can_force``: hints may say so.
+    ``among`` says whose backends are ``declared``. Raises ProjectError where no overlay declares what was asked for,
+    NoBackendError where it, or anything, doesn't run here.
     """
     target = Target(python=python, channel=channel)
     verdicts = judge(catalogue=catalogue, machine=machine, declared=declared, target=target)
-    case = _Case(catalogue=catalogue, machine=machine, target=target, verdicts=verdicts)
+    case = _Case(
+        catalogue=catalogue, machine=machine, target=target, verdicts=verdicts, among=among, can_force=can_force
+    )
     if isinstance(request, Named):
-        return _named(case, request.backend, force=force)
+        return _named(case, request, force=force)
     if isinstance(request, CudaMajor):
-        return _of_major(case, request.major, force=force)
+        return _of_major(case, request, force=force)
     return _automatic(case)
 
 
@@ -137,38 +148,48 @@ def obstacles(
     return tuple(_told(verdict) for verdict in verdicts if verdict.obstacle)
 
 
-def _named(case: _Case, name: str, *, force: bool) -> Choice:
-    chosen = case.find(name)
+def _named(case: _Case, request: Named, *, force: bool) -> Choice:
+    name, chosen = request.backend, case.find(request.backend)
     if chosen is None:
-        raise _undeclared(case, name)
+        raise _undeclared(case, request)
     if chosen.machine_obstacle and not force:  # an index of one's own may have wheels for another Python
-        last = f"add --force where {name} is wanted all the same"
-        raise _nothing_fits(case, f"{name} does not run on this machine", tried=[chosen], last=last)
-    return _choice(case, chosen, "it was asked for", lambda _: f"{name} was asked for")
+        message = f"{name}{_by_setting(request)} does not run on this machine"
+        raise _nothing_fits(case, message, tried=[chosen], last=_forcing(case, name))
+    reason = f"the setting says so: {request.said_by}" if request.said_by else "it was asked for"
+    return _choice(case, chosen, reason, lambda _: f"{name} was asked for")
 
 
-def _of_major(case: _Case, major: int, *, force: bool) -> Choice:
+def _by_setting(request: Named | CudaMajor) -> str:
+    return f", which {request.said_by} asks for," if request.said_by else ""
+
+
+def _forcing(case: _Case, name: str) -> str | None:
+    return f"add --force where {name} is wanted all the same" if case.can_force else None
+
+
+def _of_major(case: _Case, request: CudaMajor, *, force: bool) -> Choice:
+    major = request.major
     candidates = [verdict for verdict in case.verdicts if verdict.backend.cuda and verdict.backend.cuda[0] == major]
     if not candidates:
         raise _no_major(case, major)
     fitting = [verdict for verdict in candidates if verdict.obstacle is None]
     if not fitting and not force:
-        message = f"no CUDA {major} backend of this project runs on this machine"
-        last = f"add --force where CUDA {major} is wanted all the same"
-        raise _nothing_fits(case, message, tried=candidates, last=last)
+        message = f"no CUDA {major} backend {case.among} runs on this machine"
+        raise _nothing_fits(case, message, tried=candidates, last=_forcing(case, f"CUDA {major}"))
     chosen = _best(fitting or candidates)
 
     def why_not(other: Judgement) -> str:
         return _second_to(chosen, other) if other in candidates else f"CUDA {major} was asked for"
 
-    reason = f"the newest CUDA {major} backend of this project" + _why_here(case.machine, forced=not fitting)
+    reason = f"the newest CUDA {major} backend {case.among}" + _why_here(case.machine, forced=not fitting)
+    reason += f"; the setting asks for CUDA {major}: {request.said_by}" if request.said_by else ""
     return _choice(case, chosen, reason, why_not)
 
 
 def _automatic(case: _Case) -> Choice:
     if case.machine.visible_gpus and case.fitting:
         chosen = _best(case.fitting)
-        reason = "the newest CUDA backend of this project" + _why_here(case.machine, forced=False)
+        reason = f"the newest CUDA backend {case.among}" + _why_here(case.machine, forced=False)
         if chosen.backend.brought_by and any(_as_new(chosen, other) for other in case.fitting):
             reason += f"; {chosen.backend.brought_by} brings it for such machines"
         return _choice(case, chosen, reason, lambda other: _not_automatic(chosen, other))
@@ -179,7 +200,7 @@ def _automatic(case: _Case) -> Choice:
         return _choice(case, said[0], reason, lambda _: f"{name} runs here" + _without_nvidia(case.machine))
     if not case.machine.visible_gpus:
         return _without_gpu(case)
-    message = "none of this project's backends runs on this machine's GPUs"
+    message = f"no backend {case.among} runs on this machine's GPUs"
     last = "--cpu needs no GPU" if case.find("cpu") else "`mlenv init --backend cpu` adds the one that needs no GPU"
     raise _nothing_fits(case, message, tried=[v for v in case.verdicts if v.backend.cuda], last=last)
 
@@ -258,14 +279,16 @@ def _choice(case: _Case, chosen: Judgement, reason: str, why_not: Callable[[Judg
 # ---- errors
 
 
-def _undeclared(case: _Case, name: str) -> ProjectError:
+def _undeclared(case: _Case, request: Named) -> ProjectError:
     import difflib
 
+    name, by = request.backend, _by_setting(request).rstrip(",")
+    who = "this project has" if case.among == OF_PROJECT else "mlenv knows"
     near = difflib.get_close_matches(name, case.names, n=2)
     told = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(case.names) or 'none'}"
     return ProjectError(
-        f"this project has no backend {name}; {told}",
-        hint=case.catalogue.overlay_hint(name),
+        f"{who} no backend {name}{by}; {told}",
+        hint=_hints(f"change {request.said_by}" if request.said_by else None, case.catalogue.overlay_hint(name)),
     )
 
 
@@ -278,10 +301,10 @@ def _no_major(case: _Case, major: int) -> ProjectError:
     )
 
 
-def _nothing_fits(case: _Case, message: str, *, tried: list[Judgement], last: str) -> NoBackendError:
+def _nothing_fits(case: _Case, message: str, *, tried: list[Judgement], last: str | None) -> NoBackendError:
     """NoBackendError with a line for each backend that was tried, and what this machine could run instead.
 
-    ``last`` is the last resort its hint ends with.
+    ``last`` is the last resort its hint ends with; on a platform that no build is for, nothing helps.
     """
     lines = [message, *(f"  {_told(verdict)}" for verdict in tried)]
     instead = None
@@ -295,7 +318,23 @@ def _nothing_fits(case: _Case, message: str, *, tried: list[Judgement], last: st
     update = None
     if any(verdict.needs_driver_alone for verdict in tried):
         update = "update JetPack, which brings the driver" if case.machine.jetson else "update the driver"
-    return NoBackendError("\n".join(lines), hint=_hints(instead, update, last))
+    if case.machine.platform not in platforms.KNOWN and all("platform" in one.refused_by for one in case.verdicts):
+        last = None
+    return NoBackendError("\n".join(lines), hint=_hints(instead, update, *_each_gpu(case), last))
+
+
+def _each_gpu(case: _Case) -> Iterator[str]:
+    """Where the GPUs differ: what each kind would get, were it the only one that is visible."""
+    kinds = sorted({gpu.compute_capability for gpu in case.machine.visible_gpus})
+    for kind in kinds if len(kinds) > 1 else ():
+        gpus = tuple(gpu for gpu in case.machine.visible_gpus if gpu.compute_capability == kind)
+        alone, declared = replace(case.machine, gpus=gpus), {one.backend.name: one.torch for one in case.verdicts}
+        found = judge(catalogue=case.catalogue, machine=alone, declared=declared, target=case.target)
+        fitting = [one for one in found if one.backend.cuda and one.obstacle is None]
+        if fitting:
+            # NVML counts along the PCI bus; CUDA does so where it is told to
+            only = f"CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={','.join(str(gpu.index) for gpu in gpus)}"
+            yield f"`export {only}` leaves {gpus[0].name}, which gets {_best(fitting).backend.name}"
 
 
 def _could_add(case: _Case) -> list[str]:
@@ -317,8 +356,8 @@ def _examples(case: _Case) -> str:
     return " or ".join(f"--backend {name}" for name in dict.fromkeys((names[0], names[-1])))
 
 
-def _hints(*hints: str | None) -> str:
-    return "; or ".join(hint for hint in hints if hint)
+def _hints(*hints: str | None) -> str | None:
+    return "; or ".join(hint for hint in hints if hint) or None
 
 
 def _told(verdict: Judgement) -> PassedOver:

@@ -405,7 +405,15 @@ def sync_command(
         elif backend is None and request is None:
             backend = image_command.backend_at(environment)
     chosen = selection.select(
-        project, machine, backend=backend, flag=request, force=force, channel=project.channel, image=image
+        project,
+        machine,
+        backend=backend,
+        flag=request,
+        force=force,
+        can_force=True,
+        channel=project.channel,
+        image=image,
+        described=session.machine_file is not None,
     )
     for note in chosen.notes:
         session.progress(f"note: {note}")
@@ -641,12 +649,13 @@ def detect_command(session: Session, *, backend: str | None, request: str | None
     from mlenv import selection
     from mlenv.commands import detect
 
-    project = session.project()
+    project, machine = session.project(), session.machine()
     asked = detect.Question(
         catalogue=project.usable_catalogue,
-        machine=session.machine(),
+        machine=machine,
         declared=selection.declared(project),
-        request=selection.as_request(backend=backend or (None if request else project.settings.backend), flag=request),
+        request=selection.request(project, backend=backend, flag=request),
+        unguessed=session.machine_file is None and selection.unguessed(session.environ, machine),
         python=project.target_python[0],
         why=why,
         findings=project.plugins.findings,

@@ -145,7 +145,7 @@ def _by_driver(catalogue: Catalogue, machine: Machine, cuda: Version) -> Criteri
     # On WSL2 the driver is the one of Windows, and so is its number.
     oldest = None if floor is None else floor.windows if machine.os == "windows" or machine.wsl else floor.linux
     obstacle = _driver_obstacle(machine, cuda, oldest)
-    runs = f"{machine.driver or 'number unknown'} runs builds of CUDA {cuda[0]}"
+    runs = f"{machine.driver or 'the driver, its number unknown,'} runs builds of CUDA {cuda[0]}"
     return Criterion(name="driver", verdict="no" if obstacle else "yes", text=obstacle or runs, source=source)
 
 
@@ -236,7 +236,9 @@ def _existing(catalogue: Catalogue, backend: str, torch: str) -> Criterion:
     name: Literal["torch release"] = "torch release"
     release, there = catalogue.release(torch), catalogue.has_build(backend, torch)
     if there:
-        return Criterion(name=name, verdict="yes", text=f"torch {torch} has a {backend} build", source=_source(release))
+        return Criterion(
+            name=name, verdict="yes", text=f"torch {torch} is built for {backend}", source=_source(release)
+        )
     last = catalogue.newest_release(backend)
     known = f"; {last.torch} is the last it knows" if last is not None and release is not None else ""
     text = f"mlenv knows no {backend} build of torch {torch}{known}"
@@ -265,9 +267,10 @@ def all_of_cuda(catalogue: Catalogue, machine: Machine, cuda: Version) -> bool |
     if machine.cuda is not None:
         return machine.cuda >= cuda
     came_with = catalogue.toolkit_drivers.get(cuda)
-    native = machine.os == "linux" and not machine.wsl and not machine.jetson  # whose numbers these are
-    if machine.driver is None or came_with is None or not native:
+    if machine.driver is None or came_with is None or machine.jetson:
         return None
+    if machine.os == "windows" or machine.wsl:  # the numbers are Linux's; Windows' drivers are of the same branches
+        return _numbers(machine.driver)[:1] >= _numbers(came_with)[:1]
     return _numbers(machine.driver) >= _numbers(came_with)
 
 

@@ -158,13 +158,23 @@ def parse(text: str, *, path: str) -> Machine:
     import json
 
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=lambda pairs: _each_once(pairs, path=path))
     except (ValueError, RecursionError) as error:
         hint = "write what `mlenv detect --json` printed there into it"
         raise ProjectError(f"is not JSON: {error}", path=path, hint=hint) from error
     if isinstance(data, dict) and isinstance(data.get("machine"), dict):
         data = data["machine"]
     return from_json(data, path=path)
+
+
+def _each_once(pairs: Sequence[tuple[str, object]], *, path: str) -> dict[str, object]:
+    """A JSON object. Raises ProjectError for a field that is there twice: JSON lets the last one win in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ProjectError(f"has the field {twice!r} twice", path=path, hint="keep one of the two")
+    return found
 
 
 def from_json(data: object, *, path: str | None = None) -> Machine:

@@ -33,13 +33,16 @@ def coming(catalogue: Catalogue, machine: Machine, *, chosen: str | None, target
 
 
 def _unlocked(catalogue: Catalogue, machine: Machine, target: Target) -> Iterator[Step]:
-    """For each CUDA major that only the driver is too old for, the newest torch that it would bring."""
+    """For each CUDA major that only the driver is too old for, the newest torch that it would bring.
+
+    Where no driver is known, nothing says that a card works with an old one: then only the newest is told.
+    """
     declared = newest_builds(catalogue, python=target.python)
     verdicts = judge(catalogue=catalogue, machine=machine, declared=declared, target=target)
-    for major in sorted(catalogue.driver_floors):
-        of_major = [v for v in verdicts if v.backend.cuda and v.backend.cuda[0] == major and v.needs_driver_alone]
-        if not of_major:
-            continue
+    needing = [v for v in verdicts if v.backend.cuda and v.needs_driver_alone]
+    majors = sorted({v.backend.cuda[0] for v in needing if v.backend.cuda} & set(catalogue.driver_floors))
+    for major in majors if machine.driver or machine.cuda else majors[-1:]:
+        of_major = [v for v in needing if v.backend.cuda and v.backend.cuda[0] == major]
         best = max(of_major, key=lambda v: (_age(catalogue, v.torch), v.backend.cuda or (0, 0)))
         floor = catalogue.driver_floors[major]
         number = floor.windows if machine.os == "windows" or machine.wsl else floor.linux

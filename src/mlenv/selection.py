@@ -45,6 +45,21 @@ def as_request(*, backend: str | None, flag: str | None) -> Request:
     return parse_request(backend or flag)
 
 
+def request(project: Project, *, backend: str | None, flag: str | None) -> Request:
+    """What the command line asks for, else the setting, which is named. Raises UsageError where two contradict."""
+    from mlenv.backend import parse_request
+
+    if backend or flag or project.settings.backend is None:
+        return as_request(backend=backend, flag=flag)
+    said_by = project.settings.origins.get("backend", "[tool.mlenv] backend")
+    return parse_request(project.settings.backend, said_by=said_by)
+
+
+def unguessed(environ: Mapping[str, str], machine: Machine) -> bool:
+    """Whether this is a CI run that sees no GPU: what it builds for can't be told from the machine."""
+    return in_ci(environ) and not machine.visible_gpus
+
+
 def observe(environ: Mapping[str, str]) -> Machine:
     """This machine, with what the installed plugins see of it."""
     from mlenv.system import probe
@@ -65,34 +80,37 @@ def select(
     backend: str | None,
     flag: str | None,
     force: bool,
+    can_force: bool = False,
     channel: Channel = "stable",
     image: bool = False,
+    described: bool = False,
 ) -> Choice:
     """The backend for this call: command line, then settings, then detection.
 
-    Raises UsageError where CI is set, or an ``image`` is built, and nothing says which; NoBackendError, ProjectError.
+    ``can_force``: the command has --force, for hints. ``described``: the machine is not this one, so nothing of it is
+    guessed. Raises UsageError where CI is set, or an ``image`` is built, and nothing says which; NoBackendError,
+    ProjectError.
     """
-    from mlenv.backend import choose
+    from mlenv.backend import Automatic, choose
 
-    from_settings = None if backend or flag else project.settings.backend
-    named = backend or from_settings
-    if named is None and flag is None and (image or in_ci(project.environ)) and not machine.visible_gpus:
+    asked = request(project, backend=backend, flag=flag)
+    guess = (image and not machine.visible_gpus) or (unguessed(project.environ, machine) and not described)
+    if isinstance(asked, Automatic) and guess:
         where = "an image is being built" if image else "CI is set"
         raise UsageError(
             f"{where} and no GPU is visible: a backend is not guessed here",
             hint="name one: --cpu, --cuda13, --backend B, or [tool.mlenv] backend",
         )
-    chosen = choose(
+    return choose(
         catalogue=project.catalogue,
         machine=machine,
         declared=declared(project),
-        request=as_request(backend=named, flag=flag),
+        request=asked,
         force=force,
+        can_force=can_force,
         python=project.target_python[0],
         channel=channel,
     )
-    said_by = project.settings.origins.get("backend", "[tool.mlenv] backend")
-    return replace(chosen, reasons=(f"the setting says so: {said_by}",)) if from_settings else chosen
 
 
 def own_backend(project: Project) -> str | None:

@@ -113,19 +113,22 @@ class Session:
     def described(self, path: Path) -> Machine:
         """The machine that a file describes; ``-`` is standard input.
 
-        Raises UsageError where there is none, ProjectError for a mistake.
+        Raises UsageError where there is none that can be read, ProjectError for a mistake in it.
         """
         from mlenv import machine
+        from mlenv.errors import ProjectError
         from mlenv.textfile import decoded, read_text
 
         if str(path) == "-":
             text = decoded(sys.stdin.buffer.read(), shown="standard input", utf16=True)
             return machine.parse(text, path="standard input")
-        found = read_text(path, shown=str(path), utf16=True, pipe=True)
+        hint = "name a file: `mlenv detect --json` on that machine prints one"
+        try:
+            found = read_text(path, shown=str(path), utf16=True, pipe=True)
+        except ProjectError as error:
+            raise UsageError(f"--machine {path}: {error.message}", hint=hint) from error
         if found is None:
-            raise UsageError(
-                f"--machine {path}: there is no such file", hint="`mlenv detect --json` on that machine prints one"
-            )
+            raise UsageError(f"--machine {path}: there is no such file", hint=hint)
         return machine.parse(found, path=str(path))
 
     def _hinted(self, hint: str) -> str:

@@ -402,6 +402,14 @@ def test_a_machine_file_with_a_mistyped_field_names_the_nearest(library: Path, t
     assert f"{told}: gpu is not a field of it; did you mean gpus?" in ran.stderr
 
 
+@pytest.mark.parametrize("given", ["", "no-such.json", "/dev/zero", "."])
+def test_a_machine_file_that_can_not_be_read_is_wrong_usage(given: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mlenv", "detect", f"--machine={given}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done
+    assert "hint: name a file: `mlenv detect --json` on that machine prints one" in done.stderr
+
+
 def test_what_libcuda_lists_is_visible_whatever_its_numbers(cuda_library: Path, root: Path) -> None:
     _put(root, JETSON)
     machine = _observe(cuda_library, root, {**cuda_stub.answers(ORIN), "CUDA_VISIBLE_DEVICES": "1"})

@@ -247,7 +247,7 @@ def test_a_machine_that_nothing_fits_is_named(world: World) -> None:
     old = [{"name": "K80", "compute_capability": "3.7"}]
     done = world.run("lock", "--machine", _described(world, gpus=old))
     assert done.code == 4
-    assert "node.json: none of this project's backends runs on this machine's GPUs" in done.err
+    assert "node.json: no backend of this project runs on this machine's GPUs" in done.err
 
 
 def test_a_dry_run_is_for_the_described_machine(world: World) -> None:

@@ -49,6 +49,15 @@ def hashes_of(document: dict[str, object], name: str) -> set[str]:
     return {wheel["hashes"]["sha256"] for wheel in wheels}  # type: ignore[attr-defined]
 
 
+def test_the_list_invents_no_backend(world: World) -> None:
+    done = world.run("foundation", "list", "--offline", "--backend", "foo")
+    assert done.code == 3, done
+    assert "backend foo has no overlay" in done.err
+    assert (
+        world.run("foundation", "list", "--offline", "--backend", "cu118").code == 0
+    )  # known, and not of this project
+
+
 # ------------------------------------------------------------------------------------------------------------ records
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from mlenv.backend import Automatic, CudaMajor, Named, Request, choose, obstacles, parse_request
 from mlenv.catalogue import load
-from mlenv.commands.detect import Question, detect
+from mlenv.commands.detect import UNGUESSED, Question, detect
 from mlenv.errors import ExitCode, MlenvError, NoBackendError, ProjectError
 from mlenv.judgement import uncovered
 from mlenv.machine import Gpu, Machine, from_json
@@ -329,7 +329,7 @@ def test_a_cuda_major_that_no_gpu_here_runs_is_refused_with_what_runs() -> None:
     error = _refused(_machine((6, 1)), CudaMajor(major=13))
     assert error.code == ExitCode.NO_BACKEND
     assert "this machine runs cu126" in error.message
-    assert error.hint == "--backend cu126; or add --force where CUDA 13 is wanted all the same"
+    assert error.hint == "--backend cu126"
 
 
 def test_a_cuda_major_can_be_forced() -> None:
@@ -386,8 +386,38 @@ def test_a_backend_by_name_that_does_not_run_is_refused_unless_forced() -> None:
     error = _refused(machine, Named(backend="cu130"))
     assert error.code == ExitCode.NO_BACKEND
     assert "cu130: needs a driver for CUDA 13" in error.message
-    assert error.hint == "--backend cu128; or update the driver; or add --force where cu130 is wanted all the same"
+    assert error.hint == "--backend cu128; or update the driver"
+    with pytest.raises(NoBackendError) as caught:
+        choose(
+            catalogue=CATALOGUE,
+            machine=machine,
+            declared=DECLARED,
+            request=Named(backend="cu130", said_by="MLENV_BACKEND"),
+            can_force=True,
+        )
+    assert caught.value.hint == f"{error.hint}; or add --force where cu130 is wanted all the same"
+    assert caught.value.message.startswith("cu130, which MLENV_BACKEND asks for, does not run on this machine")
     assert _choose(machine, Named(backend="cu130"), force=True) == "cu130"
+
+
+def test_who_asks_for_a_backend_is_told() -> None:
+    machine = _machine((9, 0))
+    asked = choose(
+        catalogue=CATALOGUE, machine=machine, declared=DECLARED, request=parse_request("cu126", said_by="MLENV_BACKEND")
+    )
+    assert asked.reasons == ("the setting says so: MLENV_BACKEND",)
+    error = _refused(machine, Named(backend="foo", said_by="MLENV_BACKEND"))
+    assert error.message.startswith("this project has no backend foo, which MLENV_BACKEND asks for; there are: ")
+    assert str(error.hint).startswith("change MLENV_BACKEND; or write constraints/foo.txt by hand")
+
+
+def test_gpus_that_no_build_runs_on_together_are_told_what_each_would_get() -> None:
+    error = _refused(_machine((7, 0), (12, 0)), declared=_only("cpu", "cu126", "cu132"))
+    assert error.hint == (
+        "`export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=0` leaves GPU of 7.0, which gets cu126; "
+        "or `export CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=1` leaves GPU of 12.0, which gets cu132; "
+        "or --cpu needs no GPU"
+    )
 
 
 def test_a_backend_without_overlay_is_answered_with_the_nearest() -> None:
@@ -434,8 +464,10 @@ def test_obstacles_are_listed_newest_first() -> None:
 @pytest.mark.parametrize(("system", "arch"), [("windows", "aarch64"), ("macos", "x86_64")])
 def test_a_platform_that_nothing_is_built_for_gets_no_backend(system: str, arch: str) -> None:
     machine = from_json({"os": system, "arch": arch})
-    with pytest.raises(NoBackendError, match=f"mlenv knows no builds for {system}-{arch}"):
-        choose(catalogue=CATALOGUE, machine=machine, declared=_only("cpu"), request=Named(backend="cpu"))
+    for request in (Automatic(), Named(backend="cpu")):
+        with pytest.raises(NoBackendError, match=f"mlenv knows no builds for {system}-{arch}") as caught:
+            choose(catalogue=CATALOGUE, machine=machine, declared=_only("cpu"), request=request)
+        assert caught.value.hint is None
 
 
 def test_detect_tells_the_machine_the_backend_and_why() -> None:
@@ -473,7 +505,8 @@ def test_detect_shows_the_machine_where_nothing_fits() -> None:
 def test_detect_without_overlays_judges_the_builds_that_exist() -> None:
     outcome = detect(Question(catalogue=CATALOGUE, machine=_machine((9, 0)), declared={}, request=Automatic()))
     assert outcome.data["backend"] == "cu132"
-    assert "no overlays yet" in outcome.data["notes"][-1]
+    assert "there are no overlays here yet" in outcome.data["notes"][-1]
+    assert outcome.data["reasons"][0].startswith("the newest CUDA backend of mlenv's catalogue that runs here")
 
 
 def test_detect_tells_a_finding_once() -> None:
@@ -590,3 +623,19 @@ def test_detect_tells_every_criterion_with_its_source() -> None:
     assert "driver" not in verdicts["cpu"]
     assert "cu132 (torch 2.15.0)\n  platform            yes      linux-x86_64" in outcome.text
     assert outcome.data["next"][0]["kind"] == "last-release"
+
+
+@pytest.mark.parametrize(("driver", "noted"), [("528.33", True), ("560.76", False)])
+def test_a_driver_of_windows_is_judged_by_its_branch(driver: str, noted: bool) -> None:
+    machine = _machine((8, 6), os="windows", driver=driver, cuda=None)
+    choice = choose(catalogue=CATALOGUE, machine=machine, declared=_only("cu126"), request=Automatic())
+    assert any("older than that: fine within one major" in note for note in choice.notes) is noted
+
+
+def test_detect_says_that_sync_guesses_nothing_in_ci() -> None:
+    asked = Question(catalogue=CATALOGUE, machine=NO_GPU, declared=DECLARED, request=Automatic(), unguessed=True)
+    assert detect(asked).data["notes"] == [UNGUESSED]
+    named = Question(
+        catalogue=CATALOGUE, machine=NO_GPU, declared=DECLARED, request=Named(backend="cpu"), unguessed=True
+    )
+    assert detect(named).data["notes"] == []

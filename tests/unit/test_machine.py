@@ -198,3 +198,12 @@ def test_no_setting_makes_a_device_visible_that_is_not_there(setting: str, count
     indices = visible_devices(setting, [(f"GPU-{n}",) for n in range(count)]).indices
     assert len(set(indices)) == len(indices)
     assert set(indices) <= set(range(count))
+
+
+def test_a_field_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(ProjectError, match="has the field 'name' twice") as caught:
+        parse(
+            '{"os": "linux", "arch": "x86_64", "gpus": [{"name": "A", "name": "B", "compute_capability": "9.0"}]}',
+            path="node.json",
+        )
+    assert caught.value.path == "node.json"

@@ -29,6 +29,11 @@ def _told(machine: Machine, chosen: str | None, python: str = "3.12") -> list[st
 GTX_1080, A100 = ("GTX 1080", (6, 1)), ("A100", (8, 0))
 
 
+def test_without_a_driver_only_the_newest_is_told() -> None:
+    machine = replace(_machine(("H100", (9, 0)), driver="", cuda=(13, 0)), driver=None, cuda=None)
+    assert _told(machine, None) == ["driver 580 or newer would unlock cu132 (torch 2.15.0)"]
+
+
 def test_a_card_at_its_last_release() -> None:
     told = "cu126 with torch 2.14.1 is its last release: no CUDA 12 build from 2.15 on, and CUDA 13 has no code for it"
     assert _told(_machine(GTX_1080, driver="580.65.06", cuda=(13, 0)), "cu126") == [f"GTX 1080 (6.1): {told}"]

@@ -65,6 +65,8 @@ def test_in_ci_without_a_gpu_a_backend_is_named_or_refused(
     with pytest.raises(UsageError, match="a backend is not guessed here") as caught:
         selection.select(found, NOTHING_VISIBLE, backend=None, flag=flag, force=False)
     assert "--cpu" in str(caught.value.hint)
+    described = selection.select(found, NOTHING_VISIBLE, backend=None, flag=flag, force=False, described=True)
+    assert described.backend == "cpu"  # that machine is described, not guessed
 
 
 @pytest.mark.parametrize(

@@ -7,23 +7,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlenv import outlook
-from mlenv.backend import Named, Request, choose, newest_builds, obstacles
+from mlenv.backend import OF_PROJECT, Automatic, Named, Request, choose, newest_builds, obstacles
 from mlenv.catalogue import Catalogue
 from mlenv.errors import MlenvError, NoBackendError
 from mlenv.judgement import Judgement, Target, judge
 from mlenv.machine import Gpu, Machine, dotted
 from mlenv.report import Finding, Outcome
 
-NO_OVERLAYS = (
-    "this project has no overlays yet; judged by the newest releases mlenv knows (`mlenv init` writes overlays)"
-)
+UNGUESSED = "CI is set and no GPU is visible: `mlenv sync` guesses no backend here; name one (--cpu, --backend B)"
+NO_OVERLAYS = "there are no overlays here yet; judged by the newest releases mlenv knows (`mlenv init` writes overlays)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
     """What ``detect`` is asked: for which machine, among which overlays, for which Python, and how much to tell.
 
-    ``environment`` is the foundation that is installed there, told as it is.
+    ``environment`` is the foundation that is installed there, told as it is. ``unguessed``: ``sync`` wants to be told.
     """
 
     catalogue: Catalogue
@@ -32,6 +31,7 @@ class Question:
     request: Request
     python: str | None = None
     why: bool = False
+    unguessed: bool = False
     findings: tuple[Finding, ...] = ()
     environment: Mapping[str, Any] | None = None
 
@@ -48,7 +48,8 @@ def detect(asked: Question) -> Outcome:
     machine's. Raises ProjectError for a backend without an overlay.
     """
     machine = asked.machine
-    notes = () if asked.declared else (NO_OVERLAYS,)
+    notes: tuple[str, ...] = () if asked.declared else (NO_OVERLAYS,)
+    notes += (UNGUESSED,) if asked.unguessed and isinstance(asked.request, Automatic) else ()
     found = (*machine.findings, *asked.findings)
     try:
         choice = choose(
@@ -57,6 +58,7 @@ def detect(asked: Question) -> Outcome:
             declared=asked.judged,
             request=asked.request,
             python=asked.python,
+            among=OF_PROJECT if asked.declared else "of mlenv's catalogue",
         )
     except NoBackendError as error:
         return _nothing(asked, error, notes, found)

@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from mlenv import drift, lockfile, platforms, selection
+from mlenv.backend import Named
 from mlenv.catalogue import load
 from mlenv.diagnosis import coupled, disks, driver, environment, overlays, sources, variables
 from mlenv.diagnosis.coupled import Wanted
@@ -87,8 +88,10 @@ class Patient:
             with suppress(MlenvError):
                 judged = replace(judged, python=project.target_python[0])
             with suppress(MlenvError):
-                declared, chosen = selection.declared(project), project.settings.backend
-                judged = replace(judged, declared=declared, chosen=chosen if chosen in declared else None)
+                judged = replace(judged, declared=selection.declared(project))
+            chosen = project.settings.backend
+            if chosen in judged.declared:
+                judged = replace(judged, chosen=chosen, said_by=project.settings.origins.get("backend"))
         return judged
 
     @cached_property
@@ -243,8 +246,22 @@ def _project(patient: Patient) -> Area:
     project = patient.inside
     requirements, indexes = project.requirements, project.indexes
     python, origin = project.target_python
-    seen = f"{len(requirements.direct)} direct requirements, Python {python} (from {origin})"
-    return Area(name="project", seen=seen, findings=indexes.notes)
+    direct = len(requirements.direct)
+    seen = f"{direct} direct requirement{'' if direct == 1 else 's'}, Python {python} (from {origin})"
+    return Area(name="project", seen=seen, findings=(*indexes.notes, *_backend_of_settings(project)))
+
+
+def _backend_of_settings(project: Project) -> Iterator[Finding]:
+    """The backend of the settings, where no overlay declares it."""
+    chosen = selection.request(project, backend=None, flag=None)
+    if not isinstance(chosen, Named) or chosen.backend in project.overlays:
+        return
+    yield Finding(
+        kind="backend-undeclared",
+        message=f"{chosen.said_by} asks for backend {chosen.backend}, and there is no overlay of it",
+        why="`mlenv sync` and `mlenv detect` stop unless they are told another",
+        hint=f"change {chosen.said_by}; or {project.catalogue.overlay_hint(chosen.backend)}",
+    )
 
 
 def _overlays(patient: Patient) -> Area:

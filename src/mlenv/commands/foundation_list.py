@@ -40,8 +40,11 @@ class _Row:
 def list_releases(project: Project, uv: Uv, *, backends: Sequence[str]) -> Outcome:
     """A table of backends: the overlay's torch, the newest on its source (asked, unless offline), the known releases.
 
-    Raises ProjectError for a project file that can't be used.
+    Raises ProjectError for a project file that can't be used, and for a backend that nobody declares.
     """
+    for name in backends:
+        if name not in project.catalogue.backends:
+            project.overlay(name)
     known = {name for name in project.catalogue.backends if project.catalogue.newest_release(name) is not None}
     names = backends or sorted({*project.overlays, *known}, key=lambda name: _order(project, name), reverse=True)
     rows = [_row(project, name) for name in names]

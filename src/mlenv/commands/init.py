@@ -66,7 +66,7 @@ def init(
         *_ignores(root),
     ]
     for write in writes:
-        write_atomically(root / write.path, write.text)
+        write_atomically(root / write.path, write.text, shown=write.path)
     findings = tuple(_lines_to_replace(root))
     lines = [f"{write.what} {write.path}" for write in writes] or ["everything is there already; nothing was written"]
     if python is not None and "pyproject.toml" not in {write.path for write in writes}:

@@ -19,12 +19,14 @@ _UNUSABLE = "CUDA programs find no GPU, and a backend is not guessed"
 class Judged:
     """What a machine's backend is chosen by: ``declared`` maps each backend with an overlay to its torch.
 
-    ``declared`` is empty outside a project; ``chosen`` is the backend of the settings, ``python`` the target.
+    ``declared`` is empty outside a project; ``chosen`` is the backend of the settings, which ``said_by`` names;
+    ``python`` is the target.
     """
 
     catalogue: Catalogue
     declared: Mapping[str, str | None] = field(default_factory=dict)
     chosen: str | None = None
+    said_by: str | None = None
     python: str | None = None
 
 
@@ -38,7 +40,7 @@ def judge(by: Judged, machine: Machine, *, linux_drivers: Sequence[str] = ()) ->
     if by.declared:
         choice = _choice(by, machine)
         if isinstance(choice, Choice):
-            seen += f"; gets {choice.backend}"
+            seen += f"; gets {choice.backend}" + (f" ({by.said_by} says so)" if by.said_by else "")
             told = {finding.message for finding in machine.findings}
             findings += [_note(note) for note in choice.notes if note not in told]
         elif machine.driver_fault is None:  # else it is told above
@@ -55,7 +57,7 @@ def backend_of(by: Judged, machine: Machine) -> str | None:
 
 
 def _choice(by: Judged, machine: Machine) -> Choice | NoBackendError:
-    request = Named(backend=by.chosen) if by.chosen else Automatic()
+    request = Named(backend=by.chosen, said_by=by.said_by) if by.chosen else Automatic()
     try:
         return choose(catalogue=by.catalogue, machine=machine, declared=by.declared, request=request, python=by.python)
     except NoBackendError as error:

@@ -12,11 +12,12 @@ from pathlib import Path
 from mlenv.errors import BusyError, EnvironmentBuildError
 
 
-def write_atomically(path: Path, text: str, *, staging: Path | None = None) -> None:
+def write_atomically(path: Path, text: str, *, staging: Path | None = None, shown: str | None = None) -> None:
     """Replace ``path`` by rename, flushed to disk, its mode kept: a reader sees the old text or the new one.
 
     The new text is first written beside it, or in ``staging`` where the project's lock is held: a folder in which
-    nobody minds what ``kill -9`` leaves, until the next time. Raises EnvironmentBuildError where it can't be written.
+    nobody minds what ``kill -9`` leaves, until the next time. Raises EnvironmentBuildError, where it can't be written;
+    ``shown`` is what that calls the file.
     """
     target = path.resolve() if path.is_symlink() else path
     try:
@@ -26,7 +27,7 @@ def write_atomically(path: Path, text: str, *, staging: Path | None = None) -> N
     except OSError as error:
         raise EnvironmentBuildError(
             f"can't be written: {error.strerror}",
-            path=path.name,
+            path=shown or path.name,
             hint="check the permissions of its folder and the space left",
         ) from error
 
