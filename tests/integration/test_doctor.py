@@ -291,3 +291,20 @@ def test_quiet_says_only_what_is_wrong(world: World) -> None:
     assert done.code == 1
     assert [line.split()[1] for line in done.out.splitlines() if not line.startswith(" ")] == ["lock"]
     assert done.err == ""
+
+
+def test_each_record_that_sync_would_refuse_is_told_with_what_mends_it(world: World) -> None:
+    assert world.run("lock").code == 0
+    assert world.run("foundation", "record").code == 0
+    folder = world.root / "constraints"
+    assert [kind for kind, _ in _kinds(world.json("doctor", "--offline"), "overlays") if "record" in kind] == []
+    (folder / "pylock.cpu.toml").write_text("garbage")
+    (folder / "pylock.cu999.toml").write_text("garbage")
+    overlay = folder / "cu130.txt"
+    overlay.write_text(overlay.read_text().replace("torch==2", "torch==1.2", 1))
+    found = _areas(world.json("doctor", "--offline", code=1))["overlays"]["findings"]
+    told = {one["path"]: one for one in found if one["kind"].startswith("record-")}
+    assert told.keys() == {f"constraints/pylock.{name}.toml" for name in ("cpu", "cu130", "cu999")}
+    assert "`mlenv foundation record --backend cpu` writes it anew" in told["constraints/pylock.cpu.toml"]["hint"]
+    assert "constraints/cu130.txt pins torch==1.2" in told["constraints/pylock.cu130.toml"]["message"]
+    assert told["constraints/pylock.cu999.toml"]["hint"].startswith("`rm constraints/pylock.cu999.toml`")

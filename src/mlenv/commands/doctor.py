@@ -15,7 +15,7 @@ from packaging.version import Version
 from mlenv import drift, lockfile, platforms, selection
 from mlenv.backend import Named
 from mlenv.catalogue import load
-from mlenv.diagnosis import coupled, disks, driver, environment, overlays, sources, variables
+from mlenv.diagnosis import coupled, disks, driver, environment, overlays, records, sources, variables
 from mlenv.diagnosis.coupled import Wanted
 from mlenv.diagnosis.driver import Judged
 from mlenv.diagnosis.sources import Asked
@@ -267,7 +267,7 @@ def _backend_of_settings(project: Project) -> Iterator[Finding]:
 def _overlays(patient: Patient) -> Area:
     project = patient.inside
     together = [name for name in project.locked_overlays if name not in project.settings.unproven]
-    return overlays.judge(
+    judged = overlays.judge(
         project.catalogue,
         project.overlays,
         python=project.target_python[0],
@@ -275,6 +275,7 @@ def _overlays(patient: Patient) -> Area:
         shared=lambda name: not project.names.owns(name),
         roots=project.settings.foundation.roots,
     )
+    return replace(judged, findings=(*judged.findings, *records.examine(project)))
 
 
 def _lock(patient: Patient) -> Area:
