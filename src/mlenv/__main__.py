@@ -19,7 +19,9 @@ def main() -> None:
 
         cli.main()
     except KeyboardInterrupt:  # before or after everything that has something to undo
-        sys.exit(130)
+        from mlenv.errors import ExitCode
+
+        raise SystemExit(int(ExitCode.INTERRUPTED)) from None
 
 
 def _quick_yes() -> str | None:
