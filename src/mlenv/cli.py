@@ -734,8 +734,8 @@ def export_command(
 def run_command(session: Session, *, environment: Path | None, words: tuple[str, ...]) -> None:
     """Run a command in the environment; the exit status is the command's own.
 
-    The environment it was started in stays as long as it runs, whatever `mlenv sync` does meanwhile. In a read-only
-    project it runs in the finished generation for this machine's backend.
+    The environment it was started in stays as long as it runs, whatever `mlenv sync` does meanwhile (but with layout =
+    "directory"). In a read-only project it runs in the finished generation for this machine's backend.
 
     \b
     mlenv run -- python train.py

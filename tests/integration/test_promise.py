@@ -55,6 +55,7 @@ class Project(RuleBasedStateMachine):
         self.world = replace(self.origin, root=root)
         self.locked = self.asked = REQUIREMENTS[0]
         self.standing: dict[str, str] | None = None
+        self.finished: list[dict[str, str]] = []
         self.touched = ""
         self.backend = "cpu"
 
@@ -92,10 +93,24 @@ class Project(RuleBasedStateMachine):
         done = self.world.run("sync", "--verify", "metadata", "--backend", backend, *options)
         assert done.code == (0 if self.locked == self.asked else 1), done
         if done.code == 0:
-            self.standing, self.backend = self._wanted(backend), backend
+            self._stands(backend)
             seen_at_once = self.touched != "edited"  # only reading every file finds it
             assert not (self.touched and seen_at_once and self.world.generation == before)
             self.touched = self.touched if self.world.generation == before else ""
+            assert leftovers(self.world.root) == []
+
+    def _stands(self, backend: str) -> None:
+        self.standing, self.backend = self._wanted(backend), backend
+        self.finished.append(self.standing)
+
+    @rule()
+    def roll_back(self) -> None:
+        done = self.world.run("rollback")
+        assert done.code == 0 or "has no earlier generation" in done.err, done
+        if done.code == 0:
+            self.standing, self.touched = installed(self.world.environment), ""
+            self.backend = str(self.world.manifest["backend"])
+            assert self.standing in self.finished
             assert leftovers(self.world.root) == []
 
     @rule(backend=backends, moment=st.floats(0, 1))
@@ -104,7 +119,8 @@ class Project(RuleBasedStateMachine):
         self._kill("sync", "--verify", "metadata", "--backend", backend, after=moment * 0.8)
         if self.world.generation != before:
             assert self.locked == self.asked
-            self.standing, self.backend, self.touched = self._wanted(backend), backend, ""
+            self._stands(backend)
+            self.touched = ""
 
     @rule(moment=st.floats(0, 1))
     def kill_a_lock(self, moment: float) -> None:

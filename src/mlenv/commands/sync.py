@@ -19,7 +19,7 @@ from mlenv.plan import Plan
 from mlenv.project import Project, read_text
 from mlenv.report import Finding, Outcome
 from mlenv.selection import Environment
-from mlenv.system import generation
+from mlenv.system import generation, in_use
 from mlenv.system import uv as uv_module
 from mlenv.system.files import project_lock, write_atomically
 from mlenv.system.flip import flip
@@ -95,6 +95,9 @@ def sync(
         placed = flip(project.state, request.environment.path, chosen, env=uv.env)
         generation.prune(project.state, keep=request.keep or project.settings.keep, current=placed.generation)
         clock.phase("flip")
+    if state.current is not None and state.current.layout == "directory" and in_use.leased(project.state):
+        what = f"what it imports now is {request.environment.shown}'s new files"
+        notes.append(f"a command of `mlenv run` is still running, and {what}")
     if placed.aside is not None:
         to = placed.aside if request.environment.asked else placed.aside.name
         notes.append(f"{request.environment.shown} was not made by mlenv; it was moved to {to}")
