@@ -8,7 +8,7 @@ import posixpath
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 # Without it the environment's Python is the base interpreter (FACTS, reliability 4).
@@ -41,12 +41,16 @@ class Package:
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """Everything the gate looks at. ``files`` maps a path relative to the environment to its size in bytes."""
+    """Everything the gate looks at. ``files`` maps a path relative to the environment to its size in bytes.
+
+    ``written`` maps it to when it was last written, in seconds since the epoch.
+    """
 
     root: Path
     site: str
     packages: tuple[Package, ...]
     files: Mapping[str, int]
+    written: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -69,7 +73,14 @@ def read(environment: Path) -> Inventory:
     site = site_packages(root)
     prefix = site.relative_to(root).as_posix()
     packages = tuple(_package(path, prefix) for path in _dist_infos(site))
-    return Inventory(root=root, site=prefix, packages=packages, files=dict(_walk(root)))
+    found = list(_walk(root))
+    return Inventory(
+        root=root,
+        site=prefix,
+        packages=packages,
+        files={name: size for name, size, _ in found},
+        written={name: written for name, _, written in found},
+    )
 
 
 def snapshot(environment: Path) -> dict[str, list[object]]:
@@ -159,7 +170,7 @@ def edited(inventory: Inventory, *, since: float) -> tuple[str, ...]:
     return tuple(
         path
         for path, hashes in _hashed(inventory)
-        if _written_since(inventory, path, since) and _differs(path, hashes, inventory)
+        if inventory.written.get(path, 0.0) > since and _differs(path, hashes, inventory)
     )
 
 
@@ -179,14 +190,6 @@ def _hashed(inventory: Inventory) -> Iterator[tuple[str, frozenset[str]]]:
         hashes = frozenset(row.hash for _, row in held if row.hash.startswith("sha256="))
         if hashes and path in inventory.files:
             yield path, hashes
-
-
-def _written_since(inventory: Inventory, path: str, since: float) -> bool:
-    try:
-        status = (inventory.root / path).stat()
-    except OSError:
-        return False
-    return max(status.st_mtime, status.st_ctime if status.st_nlink == 1 else 0) > since
 
 
 def _differs(path: str, hashes: frozenset[str], inventory: Inventory) -> bool:
@@ -282,7 +285,8 @@ def _normal(path: str, prefix: str) -> str:
     return posixpath.normpath(f"{prefix}/{path}")
 
 
-def _walk(root: Path) -> Iterator[tuple[str, int]]:
+def _walk(root: Path) -> Iterator[tuple[str, int, float]]:
+    """(path, size, when it was written) of each file; a dangling link has the size -1."""
     stack = [""]
     while stack:
         folder = stack.pop()
@@ -292,14 +296,16 @@ def _walk(root: Path) -> Iterator[tuple[str, int]]:
                 if entry.is_dir(follow_symlinks=False):
                     stack.append(name)
                 else:
-                    yield name, _size(entry)
+                    yield name, *_stamps(entry)
 
 
-def _size(entry: os.DirEntry[str]) -> int:
+def _stamps(entry: os.DirEntry[str]) -> tuple[int, float]:
     try:
-        return entry.stat().st_size
+        status = entry.stat()
     except OSError:  # a dangling link
-        return -1
+        return -1, 0.0
+    # The inode of a linked file changes with each new link, too: only its own time of writing counts.
+    return status.st_size, max(status.st_mtime, status.st_ctime if status.st_nlink == 1 else 0.0)
 
 
 def import_names(package: Package, site: str) -> tuple[str, ...]:
