@@ -309,7 +309,7 @@ def _backend_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--nightly", is_flag=True, help="The foundation, and nothing else, from the nightly channel.")
 @click.option("--force", is_flag=True, help="Take the backend asked for even if this machine can't run it.")
 @_DRY_RUN
-@click.option("--check", is_flag=True, help="Exit 1 where the environment differs; write nothing.")
+@click.option("--check", is_flag=True, help="Exit 1 where its packages differ (for files: mlenv check).")
 @click.option("--rebuild", is_flag=True, help="Build anew even if nothing changed.")
 @click.option("--locked", is_flag=True, help="Never write a lock (the default where CI is set).")
 @click.option(
@@ -390,11 +390,7 @@ def sync_command(
         rebuild=rebuild,
         extras=extras,
     )
-    if session.machine_file is not None and not dry_run:
-        told = "--machine describes another machine, and nothing can be built for it here"
-        raise UsageError(told, hint="add --dry-run to see what it would get")
-    if bundle is not None and extras:
-        raise UsageError("--with asks for what no bundle holds", hint="leave it off, or add it to requirements.in")
+    _refuse_contradictions(session, dry_run=dry_run, verify=verify, bundle=bundle, extras=extras)
     project = session.project().of_channel("nightly" if nightly else "stable")
     machine = session.machine()
     if image:
@@ -453,6 +449,19 @@ def sync_command(
     if dry_run:
         session.show(sync.dry_run(project, uv, machine, asked, progress=session.progress, detail=session.detail))
     session.show(sync.sync(project, uv, machine, asked, progress=session.progress, detail=session.detail))
+
+
+def _refuse_contradictions(
+    session: Session, *, dry_run: bool, verify: str, bundle: Path | None, extras: tuple[str, ...]
+) -> None:
+    """Raise UsageError for options of ``sync`` that can't be obeyed together, or on this machine."""
+    if session.machine_file is not None and not dry_run:
+        told = "--machine describes another machine, and nothing can be built for it here"
+        raise UsageError(told, hint="add --dry-run to see what it would get")
+    if bundle is not None and extras:
+        raise UsageError("--with asks for what no bundle holds", hint="leave it off, or add it to requirements.in")
+    if verify == "gpu" and not session.machine().visible_gpus:
+        raise UsageError("--verify gpu computes on each visible GPU, and none is visible here", hint="--verify import")
 
 
 @cli.command("bundle")

@@ -653,3 +653,9 @@ def test_json_says_what_was_done(world: World) -> None:
     assert (told["backend"], told["torch"], told["source"]) == ("cpu", "2.14.1+cpu", "pytorch-cpu")
     assert Path(told["generation"]) == world.generation
     assert json.loads((site_of(world.generation).parents[2] / "mlenv.json").read_text())["key"].startswith("sha256:")
+
+
+def test_the_gpu_level_is_refused_before_anything_is_built_where_no_gpu_is_visible(world: World) -> None:
+    done = world.run("sync", "--cuda13", "--verify", "gpu", env={"CUDA_VISIBLE_DEVICES": "-1"})
+    assert (done.code, "hint: --verify import" in done.err) == (2, True), done
+    assert not world.environment.exists()
