@@ -379,8 +379,9 @@ def sync_command(
     from dataclasses import replace
 
     from mlenv import selection
-    from mlenv.build import Verify
     from mlenv.commands import sync
+    from mlenv.standing import Request
+    from mlenv.wanted import Verify
 
     _refuse_beside_image(
         image=image,
@@ -429,7 +430,7 @@ def sync_command(
     if place.image and not check and not dry_run:
         told = f"{place.shown} was built for an image, where no generation can stand"
         raise UsageError(told, hint="add --image, or name another path")
-    asked = sync.Request(
+    asked = Request(
         backend=chosen.backend,
         reasons=chosen.reasons,
         environment=place,

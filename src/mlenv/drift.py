@@ -9,7 +9,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mlenv import lockfile, platforms
+from mlenv import freshness, lockfile, platforms
 from mlenv.errors import FindingError, ProjectError
 from mlenv.lockfile import Header, Lock, Pin, digest
 from mlenv.project import Project
@@ -80,12 +80,21 @@ def _lacking(project: Project, backend: str, package: str, *, line: int | None) 
 
 def require_current(project: Project) -> None:
     """Raise FindingError where the lock is missing or not current, with the reasons."""
+    if _quick_yes(project):
+        return
     findings = check_lock(project)
     if not findings:
         return
     told = "\n".join(f"  {finding}" for finding in findings[:6])
     state = "missing" if findings[0].kind == "lock-missing" else "not current"
     raise FindingError(f"{project.settings.lock} is {state}:\n{told}", hint=findings[0].hint or RELOCK)
+
+
+def _quick_yes(project: Project) -> bool:
+    """Whether no byte changed since the lock was made (docs/adr/0009); where one did, its meaning is looked at."""
+    tried = project.tried or project.bare or project.alone is not None
+    found = None if tried else freshness.unchanged(project.root, {})
+    return found is not None and found[0] == project.settings.lock
 
 
 def check_lock(project: Project) -> tuple[Finding, ...]:

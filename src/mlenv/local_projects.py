@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from mlenv.requirement_lines import (
     dependency,
 )
 from mlenv.textfile import inside, require_text
+from mlenv.values import dataclass
 
 # Tables of pyproject.toml that may hold dependencies where [project] leaves them to the build.
 _BUILD_TOOLS = ("setuptools", "setuptools_scm", "poetry", "hatch", "pdm", "flit", "scikit-build", "maturin")

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
+from functools import cached_property
 from typing import Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -19,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 from mlenv import platforms
 from mlenv.errors import FindingError
+from mlenv.values import dataclass
 
 SCHEME = 1
 DIGEST_LENGTH = 32
@@ -79,6 +81,9 @@ class Style:
     strip_extras: bool = False
 
 
+STYLE = Style()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """What a lock says of itself: the target, a digest per input, the backends it is proven on, its body's digest.
@@ -104,13 +109,22 @@ class Lock:
     ``conflicts`` are the lines of merge markers. ``body_digest`` is what the header's would be for this body alone.
     """
 
-    pins: tuple[Pin, ...]
+    text: str = field(repr=False)
     header: Header | None = None
     torn: FindingError | None = field(default=None, compare=False)
-    excluded: tuple[str, ...] = ()
     conflicts: tuple[int, ...] = ()
     body_digest: str = ""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def pins(self) -> tuple[Pin, ...]:
+        """What is pinned, by name; parsed when it is asked for, as a header is often all that is needed."""
+        return parse_pins(self.text)
+
+    @cached_property
+    def excluded(self) -> tuple[str, ...]:
+        """The packages that the footer names as left out."""
+        return _excluded(self.text)
 
     @property
     def as_written(self) -> bool:
@@ -184,10 +198,9 @@ def parse(text: str, *, path: str) -> Lock:
     header = _parse_header(own, path=path) if own else None
     conflicts = tuple(n for n, line in enumerate(lines, 1) if _is_marker(line))
     return Lock(
-        pins=parse_pins(text),
+        text=text,
         header=header if isinstance(header, Header) else None,
         torn=header if isinstance(header, FindingError) else None,
-        excluded=_excluded(text),
         conflicts=conflicts,
         body_digest=digest(body_of(text)),
         lines=where,
@@ -227,7 +240,7 @@ def render(
     pins: Iterable[Pin],
     excluded: Iterable[str],
     command: str = "mlenv lock",
-    style: Style = Style(),
+    style: Style = STYLE,
 ) -> str:
     """The text of a lock; the header's body digest is computed here."""
     body = _render_body(pins, excluded, style)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
@@ -26,6 +26,7 @@ from mlenv.solve import Question
 from mlenv.system import process
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Upgrade, Uv
+from mlenv.values import dataclass
 
 Progress = Callable[[str], None]
 

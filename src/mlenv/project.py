@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from mlenv.errors import MlenvError, ProjectError, UsageError, did_you_mean
 from mlenv.location import CONSTRAINTS
 from mlenv.report import Finding
 from mlenv.settings import COMMAND_LINE, PROJECT_FILE, line_of
+from mlenv.values import dataclass
 
 if TYPE_CHECKING:
     from mlenv.catalogue import Catalogue, Channel
@@ -243,6 +244,12 @@ class Project:
             return _minor(lines[0].removeprefix("cpython-").removeprefix("cpython@")), ".python-version"
         return f"{sys.version_info.major}.{sys.version_info.minor}", "the Python that runs mlenv"
 
+    @property
+    def asked_of_foundation(self) -> list[str]:
+        """The direct requirements that the foundation owns (``torchcodec``, ``torch>=2.6``): they are in no lock."""
+        direct = (entry.requirement for _, entry in self.requirements.direct)
+        return sorted({str(asked) for asked in direct if self.names.owns(asked.name)})
+
     def foundation_only(self) -> Project:
         """The project without requirements and lock, which are left unread."""
         return replace(self, bare=True)
@@ -271,11 +278,13 @@ class Project:
 
     def record(self, backend: str) -> Record | None:
         """The record of a backend in this channel, or None where there is none. Raises ProjectError."""
-        from mlenv import record
-
         path = self.record_path(backend)
         text = read_text(self.root / path, shown=path)
-        return None if text is None else record.parse(text, path=path).require_of(backend, self.channel)
+        if text is None:
+            return None
+        from mlenv import record
+
+        return record.parse(text, path=path).require_of(backend, self.channel)
 
     def overlay(self, backend: str) -> Overlay:
         """The overlay of ``backend`` in this channel. Raises ProjectError where there is none."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlenv.errors import ProjectError, kept, raise_all
@@ -29,6 +28,7 @@ from mlenv.requirement_lines import (
     require_named,
 )
 from mlenv.textfile import inside, require_text
+from mlenv.values import dataclass
 
 _DEEPEST = 50  # includes are read recursively
 _PROJECT_FILE = "pyproject.toml"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import posixpath
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+
+from mlenv.values import dataclass
 
 # Without it the environment's Python is the base interpreter (FACTS, reliability 4).
 _CONFIG = "pyvenv.cfg"
@@ -262,6 +263,8 @@ def _record(path: Path, prefix: str) -> tuple[tuple[Recorded, ...], str | None]:
     text = _text(path)
     if not text:
         return (), "its RECORD is missing or empty"
+    import csv
+
     rows = list(csv.reader(text.splitlines()))
     if not text.endswith("\n") or any(len(row) != 3 for row in rows if row):
         return (), "its RECORD is torn"
