@@ -305,6 +305,7 @@ def _manifest(wanted: Wanted, chosen: Plan, *, inputs: Mapping[str, str], path: 
         "foundation": sorted(package.name for package in chosen.layer(plan.FOUNDATION)),
         "planned": {package.name: package.version for package in chosen.packages},
         "inventory": inventory.snapshot(path),
+        "names": inventory.names_digest(path),
     }
 
 

@@ -80,14 +80,17 @@ def _lacking(project: Project, backend: str, package: str, *, line: int | None) 
 
 def require_current(project: Project) -> None:
     """Raise FindingError where the lock is missing or not current, with the reasons."""
-    if _quick_yes(project):
+    if is_current(project):
         return
     findings = check_lock(project)
-    if not findings:
-        return
     told = "\n".join(f"  {finding}" for finding in findings[:6])
     state = "missing" if findings[0].kind == "lock-missing" else "not current"
     raise FindingError(f"{project.settings.lock} is {state}:\n{told}", hint=findings[0].hint or RELOCK)
+
+
+def is_current(project: Project) -> bool:
+    """Whether there is a lock that is current."""
+    return _quick_yes(project) or not check_lock(project)
 
 
 def _quick_yes(project: Project) -> bool:

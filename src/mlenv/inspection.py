@@ -46,6 +46,19 @@ def inspect(
     return findings + tuple(one for one in gate.edited(differing(found), found) if one.package not in told)
 
 
+def altered(project: Project, found: Generation, machine: Machine) -> tuple[str, ...]:
+    """What somebody changed in a generation that nobody looked at since it was left; empty where it is whole.
+
+    Where no name is new or missing and nothing was written since it was finished, that is known without the gate.
+    """
+    if changed := changed_since(found):
+        return changed
+    names = found.manifest.get("names")
+    if names and inventory.untouched(found.path, names=str(names), since=found.created):
+        return ()
+    return tuple(finding.message for finding in intact(project, found, machine))
+
+
 def intact(project: Project, found: Generation, machine: Machine, *, deep: bool = False) -> tuple[Finding, ...]:
     """The metadata gate on a finished generation; empty where it is whole.
 

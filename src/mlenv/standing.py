@@ -119,9 +119,10 @@ def reusable(state: State, *, progress: Progress) -> Generation | None:
     """A finished generation with the same inputs that nobody changed since; the current one first."""
     order = sorted(state.candidates, key=lambda found: not is_current(state, found))
     for position, candidate in enumerate(order):
-        changed = inspection.changed_since(candidate)
-        if not changed and not is_current(state, candidate):  # nobody has looked at it since it was left
-            changed = tuple(finding.message for finding in inspection.intact(state.project, candidate, state.machine))
+        if is_current(state, candidate):
+            changed = inspection.changed_since(candidate)
+        else:
+            changed = inspection.altered(state.project, candidate, state.machine)
         if not changed:
             return candidate
         if position == 0:

@@ -79,7 +79,7 @@ def _whole(
     progress: Callable[[str], None],
 ) -> Generation:
     """``found`` itself where nobody changed it, else one built anew from its plan."""
-    changed = inspection.changed_since(found) or tuple(f.message for f in inspection.intact(project, found, machine))
+    changed = inspection.altered(project, found, machine)
     if not changed:
         return found
     progress(f"{found.id} was changed since it was built, and is built anew:")

@@ -66,9 +66,10 @@ def sync(
 
 def _in_sync(project: Project, uv: Uv, machine: Machine, request: Request) -> State | None:
     """What stands, where there is nothing to do: that needs neither the project's lock nor what builds."""
-    if request.rebuild or project.lock_text is None or _lacks_nightly(project, request) or standing.unswept(project):
+    if request.rebuild or _lacks_nightly(project, request) or standing.unswept(project):
         return None
-    drift.require_current(project)
+    if not drift.is_current(project):
+        return None  # somebody may be writing it
     state = standing.look(project, uv, machine, request)
     return state if standing.untouched(state) else None
 
