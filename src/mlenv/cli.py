@@ -256,8 +256,8 @@ def lock_command(session: Session, *, wait: float, machines: tuple[Path, ...], *
     if only_looked:
         # A hook's answer depends on the project's files and its arguments alone.
         session.environ = {name: value for name, value in session.environ.items() if not name.startswith("MLENV_")}
-        session.show(lock.check(session.project(overrides, machine_files=False)))
-    project = session.project(overrides)
+        session.show(lock.check(session.project(overrides, machine_files=False, whole=session.member is None)))
+    project = session.project(overrides, whole=True)
     if asked.verify_hashes:
         session.show(lock.verify_hashes(project, session.uv(), progress=session.progress))
     asked.refuse_overwriting(project)

@@ -20,9 +20,10 @@ RELOCK = "run `mlenv lock`"
 
 def inputs(project: Project) -> dict[str, str]:
     """path → digest of the meaning of every requirements file and of every local project's dependencies."""
-    from mlenv.requirements import meaning
+    from mlenv.requirements import WORKSPACE_FILE, meaning
 
-    found = {file.path: digest(meaning(file)) for file in project.requirements.files}
+    files = (file for file in project.requirements.files if file.path != WORKSPACE_FILE)
+    found = {file.path: digest(meaning(file)) for file in files}
     for local in project.requirements.local_projects:
         found[local.metadata_path] = digest(local.dependency_text)
     return found
@@ -133,7 +134,29 @@ def check_lock(project: Project) -> tuple[Finding, ...]:
         *_plugins(project, lock, lock.header),
         *_target(project, lock, lock.header),
         *_contents(project, lock),
+        *_beside(project, lock.header),
     )
+
+
+def _beside(project: Project, header: Header) -> tuple[Finding, ...]:
+    """At a workspace's root: members that came or went. In a member: whether its lock is the one that was made there.
+
+    That each member's lock is as it was made is asked when that lock is looked at.
+    """
+    if project.member is None:
+        views = (project.of_member(member) for member in project.workspace.together)
+        there = {(view if project.alone is None else view.of_lock(project.alone)).settings.lock for view in views}
+        told = [f"{lock} is a new member's" for lock in sorted(there - header.members.keys())]
+        told += [f"{lock} is no member's any more" for lock in sorted(header.members.keys() - there)]
+        where = project.settings.lock
+        return tuple(Finding(kind="lock-member", message=text, path=where, hint=RELOCK) for text in told)
+    whole = project.of_all
+    beside = (whole if project.alone is None else whole.of_lock(project.alone)).lock
+    made = beside.header.members.get(project.settings.lock) if beside is not None and beside.header else None
+    if project.settings.isolated or made == lockfile.digest(lockfile.body_of(project.lock_text or "")):
+        return ()
+    message = f"was not made together with {whole.settings.lock}, the lock of the whole workspace"
+    return (Finding(kind="lock-member", message=message, path=project.settings.lock, hint=RELOCK),)
 
 
 def check_body(project: Project) -> tuple[Finding, ...]:

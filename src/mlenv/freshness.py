@@ -101,7 +101,10 @@ def _settings(root: Path) -> Mapping[str, object]:
         return {}
     import tomllib
 
-    table = tomllib.loads(path.read_bytes().decode("utf-8")).get("tool", {}).get("mlenv", {})
+    tool = tomllib.loads(path.read_bytes().decode("utf-8")).get("tool", {})
+    table = tool.get("mlenv", {})
+    if "workspace" in tool.get("uv", {}):  # whose members are adopted
+        return {"workspace": True, **table}
     return table if isinstance(table, dict) else {}
 
 

@@ -89,6 +89,7 @@ class Header:
     """What a lock says of itself: the target, a digest per input, the backends it is proven on, its body's digest.
 
     ``plugins``: backend and the package that brings it, a space between → the digest of the names that it adds.
+    ``members``: in the lock of a workspace, the path of each member's lock → the digest of its body.
     """
 
     scheme: int = SCHEME
@@ -99,6 +100,7 @@ class Header:
     settings: str
     proven: Mapping[str, str]
     plugins: Mapping[str, str] = field(default_factory=dict)
+    members: Mapping[str, str] = field(default_factory=dict)
     body: str = ""
 
 
@@ -252,12 +254,17 @@ def _seal(header: Header, body_digest: str) -> str:
 
     git joins an overlay's line of one lock with the pins of another without a conflict; nobody has resolved those.
     """
+    last = (header.proven, header.plugins, header.members)
     parts = (
         header.python,
         *header.platforms,
         *(f"{name} {value}" for each in (header.inputs, header.overlays) for name, value in sorted(each.items())),
         header.settings,
-        *(f"{name} {value}" for each in (header.proven, header.plugins) for name, value in sorted(each.items())),
+        *(
+            f"{name} {value}"
+            for each in (header.proven, header.plugins, header.members)
+            for name, value in sorted(each.items())
+        ),
         body_digest,
     )
     return digest("\n".join(parts))
@@ -279,6 +286,7 @@ def _render_header(header: Header, command: str) -> str:
         *(f"# mlenv plugin: {who} {value}" for who, value in sorted(header.plugins.items())),
         f"# mlenv settings: {header.settings}",
         *(f"# mlenv proven: {backend} {value}" for backend, value in sorted(header.proven.items())),
+        *(f"# mlenv member: {lock} {value}" for lock, value in sorted(header.members.items())),
         f"# mlenv body: {header.body}",
         "#",
     ]
@@ -332,6 +340,7 @@ def _parse_header(own: Mapping[str, list[str]], *, path: str) -> Header | Findin
             settings=own["settings"][0],
             proven=pairs("proven"),
             plugins=pairs("plugin"),
+            members=pairs("member"),
             body=own["body"][0],
         )
     except (KeyError, ValueError) as error:

@@ -28,8 +28,9 @@ def check(project: Project) -> Outcome:
     """Whether every lock is current: offline, without uv, nothing written."""
     from mlenv import drift
 
-    findings = tuple(finding for part in project.locks for finding in drift.check_lock(part))
-    lines = [_current(project, part) for part in project.locks] if not findings else []
+    parts = project.all_locks
+    findings = tuple(finding for part in parts for finding in drift.check_lock(part))
+    lines = [_current(project, part) for part in parts] if not findings else []
     data = {"current": not findings}
     return Outcome(text="\n".join(lines), data=data, findings=findings, exit_code=1 if findings else 0)
 
@@ -58,10 +59,10 @@ def verify_hashes(project: Project, uv: Uv, *, progress: Progress) -> Outcome:
     from mlenv import drift, hashes
 
     findings: list[Finding] = []
-    for part in project.locks:
+    for part in project.all_locks:
         findings += drift.check_body(part) or hashes.compare(part, uv, progress=progress)
     wrong = [finding for finding in findings if finding.severity == "error"]
-    count = sum(len(part.lock.pins) for part in project.locks if part.lock is not None)
+    count = sum(len(part.lock.pins) for part in project.all_locks if part.lock is not None)
     text = "" if wrong else f"the index lists every hash of {count} packages"
     return Outcome(text=text, data={"verified": not wrong}, findings=tuple(findings), exit_code=1 if wrong else 0)
 
