@@ -260,11 +260,7 @@ def _seal(header: Header, body_digest: str) -> str:
         *header.platforms,
         *(f"{name} {value}" for each in (header.inputs, header.overlays) for name, value in sorted(each.items())),
         header.settings,
-        *(
-            f"{name} {value}"
-            for each in (header.proven, header.plugins, header.members)
-            for name, value in sorted(each.items())
-        ),
+        *(f"{name} {value}" for each in last for name, value in sorted(each.items())),
         body_digest,
     )
     return digest("\n".join(parts))

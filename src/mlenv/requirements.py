@@ -169,22 +169,20 @@ def _brought(
     root: Path, files: Sequence[RequirementsFile], own: Sequence[str], packages: Mapping[str, str]
 ) -> tuple[RequirementsFile, ...]:
     """A file of ours with the workspace's packages that the members are, and that local projects require by name."""
-    there = {entry.relative for file in files for entry in file.entries if isinstance(entry, LocalProject)}
-    waiting = [name for entry in Requirements(roots=(), files=tuple(files)).local_projects for name in entry.requires]
-    entries: dict[str, LocalProject] = {}
-    waiting += own
+    local = [(file, entry) for file in files for entry in file.entries if isinstance(entry, LocalProject)]
+    listed = [entry for file, entry in local if file.project is not None]
+    known = {entry.name for _, entry in local}
+    waiting = [*own, *(name for _, entry in local for name in entry.requires)]
     while waiting:
         name = waiting.pop()
-        if name not in packages or name in entries:
-            continue
-        found = own_package(root, packages[name])
-        waiting += found.requires
-        if found.relative not in there:
-            entries[name] = found
-    if not entries:
+        if name in packages and name not in known:
+            known.add(name)
+            listed.append(own_package(root, packages[name]))
+            waiting += listed[-1].requires
+    if not listed:
         return ()
-    listed = tuple(entries[name] for name in sorted(entries))
-    return (RequirementsFile(path=WORKSPACE_FILE, kind="requirement", entries=listed),)
+    listed.sort(key=lambda entry: entry.relative)
+    return (RequirementsFile(path=WORKSPACE_FILE, kind="requirement", entries=tuple(listed)),)
 
 
 def meaning(file: RequirementsFile) -> str:
@@ -356,5 +354,6 @@ def _for_uv(entry: Entry, folder: str) -> str:
 def _render_project(name: str, entries: Sequence[Entry]) -> str:
     import json
 
-    listed = [json.dumps(_for_uv(entry, ""), ensure_ascii=False) for entry in entries]
+    stated = (entry for entry in entries if not isinstance(entry, LocalProject))  # those are in WORKSPACE_FILE
+    listed = [json.dumps(_for_uv(entry, ""), ensure_ascii=False) for entry in stated]
     return f'[project]\nname = "{name}"\nversion = "0"\ndependencies = [{", ".join(listed)}]\n'
