@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from mlenv.overlay import Overlay, contradictions
 from mlenv.project import Project
 from mlenv.proof import Prover
 from mlenv.report import Finding
+from mlenv.requirement_lines import canonical
 from mlenv.resolution import Change, Resolved, Source
 from mlenv.solve import Question
 from mlenv.system import process
@@ -100,7 +102,8 @@ def make_all(project: Project, uv: Uv, wish: Wish, *, progress: Progress) -> lis
         alone = part.alone is not None
         preferred = made[0][1].pins if alone and made else ()
         asked = wish if not alone else replace(wish, upgrade=_where_locked(part, wish.upgrade))
-        resolution_ = _resolve(part, uv, asked, progress=progress, preferred=preferred)
+        with _members_named(part):
+            resolution_ = _resolve(part, uv, asked, progress=progress, preferred=preferred)
         members = _members(part, uv, asked, resolution_)
         made += [(part, _rendered(part, asked, resolution_, members=members)), *members]
     for member in project.workspace.members if project.member is None else ():
@@ -110,6 +113,27 @@ def make_all(project: Project, uv: Uv, wish: Wish, *, progress: Progress) -> lis
             progress(f"{member.name} is isolated: resolving it by itself")
             made += make_all(apart, uv, asked, progress=progress)
     return made
+
+
+@contextmanager
+def _members_named(project: Project) -> Iterator[None]:
+    """A conflict is told with the lines of the members that say what is in it."""
+    try:
+        yield
+    except ConflictError as error:
+        if project.workspace.members and project.member is None:
+            lines = dict.fromkeys(_lines_in(error.message, project))
+            error.message = "\n".join([error.message, *(f"  {line}" for line in lines)])
+            error.hint = f"{error.hint}; a member that can't agree is resolved by itself with isolated = true"
+        raise
+
+
+def _lines_in(message: str, project: Project) -> Iterator[str]:
+    """The direct requirements that a message speaks of, with file and line."""
+    for file, entry in project.requirements.direct:
+        text = canonical(entry.requirement).partition(" ;")[0]
+        if re.search(rf"(?<![\w.-]){re.escape(text)}(?![\w.,<>=!~\[-]*[\w\]])", message):
+            yield f"{file.path}:{entry.line} requires {entry.requirement}"
 
 
 def _members(part: Project, uv: Uv, wish: Wish, whole: _Resolution) -> list[tuple[Project, NewLock]]:

@@ -87,8 +87,11 @@ def lock(project: Project, uv: Uv, wish: Wish, *, dry_run: bool, wait: float, pr
 
 def _outcome(made: Sequence[tuple[Project, NewLock]], *, dry_run: bool, seconds: float) -> Outcome:
     main = made[0][1].pins if made[0][0].alone is None else ()
-    blocks = []
+    blocks, members = list[str](), list[str]()
     for part, new in made:
+        if part.member is not None and not part.settings.isolated:  # what changed was told of the whole
+            members.append(_what_happened(part, new, dry_run=dry_run))
+            continue
         lines = [str(change) for change in new.changes]
         lines.append(_what_happened(part, new, dry_run=dry_run, seconds=seconds))
         if part.alone is not None:
@@ -96,16 +99,18 @@ def _outcome(made: Sequence[tuple[Project, NewLock]], *, dry_run: bool, seconds:
         blocks.append("\n".join([*lines, "", *_table(new)]))
     findings = tuple(finding for _, new in made for finding in new.findings)
     documents = [_data(part, new, dry_run=dry_run) for part, new in made]
+    blocks += ["\n".join(members)] if members else []
     return Outcome(text="\n\n".join(blocks), data=_joined(documents), findings=findings)
 
 
-def _what_happened(part: Project, new: NewLock, *, dry_run: bool, seconds: float) -> str:
+def _what_happened(part: Project, new: NewLock, *, dry_run: bool, seconds: float | None = None) -> str:
     name, count = part.settings.lock, len(new.pins)
+    took = "" if seconds is None else f" ({seconds:.1f} s)"
     if new.text == part.lock_text:
-        return f"{name} is unchanged: {count} packages ({seconds:.1f} s)"
+        return f"{name} is unchanged: {count} packages{took}"
     if dry_run:
-        return f"{name} would be written: {count} packages; nothing was changed ({seconds:.1f} s)"
-    return f"wrote {name}: {count} packages ({seconds:.1f} s)"
+        return f"{name} would be written: {count} packages; nothing was changed{took}"
+    return f"wrote {name}: {count} packages{took}"
 
 
 def _current(project: Project, part: Project) -> str:
