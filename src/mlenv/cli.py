@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mlenv import __version__
+from mlenv import __version__, cli_everyday
 from mlenv.cli_common import (
     BACKENDS,
     COMMON,
@@ -59,6 +59,8 @@ def cli(context: click.Context, /, **shared: object) -> None:
 
 for _option in reversed(COMMON):
     cli = _option(cli)
+for _command in cli_everyday.COMMANDS:
+    cli.add_command(_command)
 
 
 @cli.command("lock")

@@ -34,7 +34,8 @@ class Project:
 
     ``alone`` is the backend whose own lock it is looked at through, beside ``main_lock``; None for the main lock.
     ``channel`` is where its foundation comes from. ``tried`` are overlays that take the place of the files'. ``bare``:
-    neither requirements nor lock are read. ``tell`` is called with what a file that is read had to say.
+    neither requirements nor lock are read. ``edited`` has texts of requirements files, by path, that are not written
+    yet. ``tell`` is called with what a file that is read had to say.
     """
 
     root: Path
@@ -46,6 +47,7 @@ class Project:
     tried: Mapping[tuple[Channel, str], Overlay] = field(default_factory=dict)
     channel: Channel = "stable"
     bare: bool = False
+    edited: Mapping[str, str] = field(default_factory=dict)
     tell: Callable[[Finding], None] = field(default=lambda _: None, repr=False, compare=False)
 
     @property
@@ -147,7 +149,9 @@ class Project:
             return Requirements(roots=(), files=())
         settings = self.settings
         chosen = Chosen(extras=settings.extras, groups=settings.groups)
-        return parse_all(self.root, settings.requirements, chosen=chosen, constraints=settings.constraints)
+        return parse_all(
+            self.root, settings.requirements, chosen=chosen, constraints=settings.constraints, edited=self.edited
+        )
 
     @cached_property
     def indexes(self) -> Indexes:

@@ -7,7 +7,7 @@ Knows files and how they include each other; what a line is, ``requirement_lines
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from mlenv.requirement_lines import (
     logical_lines,
     require_named,
 )
-from mlenv.textfile import inside, require_text
+from mlenv.textfile import inside, require_text, unix_ends
 
 _DEEPEST = 50  # includes are read recursively
 _PROJECT_FILE = "pyproject.toml"
@@ -103,11 +103,17 @@ def parse(root: Path, path: str) -> Requirements:
 
 
 def parse_all(
-    root: Path, paths: Sequence[str], *, chosen: Chosen = DEPENDENCIES_ALONE, constraints: Sequence[str] = ()
+    root: Path,
+    paths: Sequence[str],
+    *,
+    chosen: Chosen = DEPENDENCIES_ALONE,
+    constraints: Sequence[str] = (),
+    edited: Mapping[str, str] | None = None,
 ) -> Requirements:
     """Read several files, ``pyproject.toml`` among them, and what they include; ``constraints`` only bound the rest.
 
-    ``chosen`` says which extras and groups of a pyproject.toml count. Raises ProjectError as ``parse``.
+    ``chosen`` says which extras and groups of a pyproject.toml count. ``edited`` has texts (by path) that are read in
+    place of the files'. Raises ProjectError as ``parse``.
     """
     found: dict[tuple[str, Kind], RequirementsFile] = {}
     names = [inside(root, path) for path in paths]
@@ -115,7 +121,7 @@ def parse_all(
         hint = f'only {_PROJECT_FILE} has extras and groups: [tool.mlenv] requirements = ["{_PROJECT_FILE}"]'
         raise ProjectError("extras or groups are asked for, and no such file is", path=_PROJECT_FILE, hint=hint)
     bounds = [inside(root, path) for path in constraints]
-    reading = _Reading(root=root, chosen=chosen, found=found)
+    reading = _Reading(root=root, chosen=chosen, edited=edited or {}, found=found)
     for name in names:
         _walk(reading, name, "requirement", ())
     for name in bounds:
@@ -187,10 +193,11 @@ def _placed(path: str, line: Line) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
-    """What is read: the project's folder, what counts of its pyproject.toml, the files that were found."""
+    """What is read: the project's folder, what counts of its pyproject.toml, texts for files, what was found."""
 
     root: Path
     chosen: Chosen
+    edited: Mapping[str, str]
     found: dict[tuple[str, Kind], RequirementsFile]
 
 
@@ -215,7 +222,8 @@ def _walk(reading: _Reading, path: str, kind: Kind, above: tuple[str, ...]) -> N
 
 
 def _read_file(reading: _Reading, path: str, kind: Kind) -> RequirementsFile:
-    text = require_text(reading.root, path)
+    edited = reading.edited.get(path)
+    text = require_text(reading.root, path) if edited is None else unix_ends(edited.removeprefix("\ufeff"))
     if Path(path).name == _PROJECT_FILE:
         return _read_project(path, text, reading.chosen)
     entries: list[Entry] = []
