@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from mlenv.cli_common import DRY_RUN, WAIT, command
+from mlenv.cli_common import DRY_RUN, WAIT, backend_options, command
 from mlenv.session import Session
+
+if TYPE_CHECKING:
+    from mlenv.graph import Graph
+    from mlenv.project import Project
 
 
 @click.command("add")
@@ -52,4 +58,62 @@ def remove_command(session: Session, *, names: tuple[str, ...], dry_run: bool, w
     )
 
 
-COMMANDS = (add_command, remove_command)
+def _graph(session: Session, project: Project, *, backend: str | None, request: str | None) -> Graph:
+    """Who brings what on this machine's platform, or the lock's first one where it isn't made for this."""
+    from mlenv import dependencies, selection
+
+    machine = session.machine()
+    chosen = selection.select(project, machine, backend=backend, flag=request, force=True).backend
+    there = project.settings.platforms
+    platform = machine.platform if machine.platform in there else there[0]
+    return dependencies.of_backend(project, session.uv(), chosen, platform=platform)
+
+
+@click.command("tree")
+@backend_options
+@click.option("--package", "packages", multiple=True, metavar="NAME", help="The tree of this package; repeatable.")
+@click.option("-i", "--invert", is_flag=True, help="Who needs it, instead of what it brings.")
+@click.option("-d", "--depth", type=click.IntRange(min=0), metavar="N", help="So many levels below the top.")
+@command(backend=True)
+def tree_command(
+    session: Session,
+    *,
+    backend: str | None,
+    request: str | None,
+    packages: tuple[str, ...],
+    invert: bool,
+    depth: int | None,
+) -> None:
+    """Who brings what in one backend's environment, its foundation included; nothing has to be installed.
+
+    It is the lock with that backend's overlay (and record), resolved from uv's cache if that can.
+
+    \b
+    mlenv tree                                  for the backend that sync would take
+    mlenv tree --backend cu130 --depth 1
+    mlenv tree --invert --package numpy         who needs numpy
+    """
+    from mlenv.commands import tree
+
+    found = _graph(session, session.project(), backend=backend, request=request)
+    session.show(tree.tree(found, packages=packages, invert=invert, depth=depth))
+
+
+@click.command("why")
+@click.argument("name", metavar="NAME")
+@backend_options
+@command(backend=True)
+def why_command(session: Session, *, name: str, backend: str | None, request: str | None) -> None:
+    """Every way a package comes in: from which line, by way of what, in which layer, and what pins it.
+
+    \b
+    mlenv why sympy
+    mlenv why nvidia-cublas --backend cu130
+    """
+    from mlenv.commands import why
+
+    project = session.project()
+    session.show(why.why(project, _graph(session, project, backend=backend, request=request), name))
+
+
+COMMANDS = (add_command, remove_command, tree_command, why_command)
