@@ -116,4 +116,22 @@ def why_command(session: Session, *, name: str, backend: str | None, request: st
     session.show(why.why(project, _graph(session, project, backend=backend, request=request), name))
 
 
-COMMANDS = (add_command, remove_command, tree_command, why_command)
+@click.command("outdated")
+@click.option("--direct", is_flag=True, help="Direct requirements alone.")
+@command()
+def outdated_command(session: Session, *, direct: bool) -> None:
+    """Which pins are not at the newest release, what `mlenv lock -U` would take, and what holds the rest back.
+
+    A bound of your own is named with its line, another package's and an overlay's with their words. It only reports:
+    exit status 0 whatever it finds.
+
+    \b
+    mlenv outdated
+    mlenv outdated --direct
+    """
+    from mlenv.commands import outdated
+
+    session.show(outdated.outdated(session.project(), session.uv(), direct=direct, progress=session.progress))
+
+
+COMMANDS = (add_command, remove_command, tree_command, why_command, outdated_command)
