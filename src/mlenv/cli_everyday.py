@@ -134,4 +134,24 @@ def outdated_command(session: Session, *, direct: bool) -> None:
     session.show(outdated.outdated(session.project(), session.uv(), direct=direct, progress=session.progress))
 
 
-COMMANDS = (add_command, remove_command, tree_command, why_command, outdated_command)
+@click.command("diff")
+@click.argument("one", metavar="A")
+@click.argument("other", metavar="[B]", required=False)
+@command()
+def diff_command(session: Session, *, one: str, other: str | None) -> None:
+    """What differs between two locks: packages, hashes, backends and their torch; exit status 1 where anything does.
+
+    A and B are lock files, or revisions that git knows (HEAD~3, main, REVISION:PATH); without B it is the lock as it
+    is now.
+
+    \b
+    mlenv diff HEAD                     what the last `mlenv lock` changed
+    mlenv diff v1.0 main                between two revisions
+    mlenv diff old.txt requirements.txt
+    """
+    from mlenv.commands import diff
+
+    session.show(diff.diff(session.project(), one, other))
+
+
+COMMANDS = (add_command, remove_command, tree_command, why_command, outdated_command, diff_command)
