@@ -7,6 +7,7 @@ The locks are made of the edited texts before a byte is written, so that a lock 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -42,6 +43,11 @@ def adding(project: Project, wanted: Iterable[Asked]) -> Edits:
     edits = Edits()
     for asked in wanted:
         seen = replace(project, edited=edits.texts)
+        local = _local_project(
+            seen, asked.name, hint="it is required already; edit its own pyproject.toml, or the line"
+        )
+        if local is not None:
+            raise local
         path = _place(seen, asked)
         old = _text(project, edits, path)
         new, change = requirement_edits.added(old, asked, toml=requirement_edits.is_toml(path))
@@ -98,7 +104,8 @@ def _stamped(part: Project, new: NewLock) -> str:
 
 def _put_back(path: Path, old: str | None, *, staging: Path) -> None:
     if old is None:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
     elif path.read_bytes() != old.encode():
         write_atomically(path, old, staging=staging)
 
@@ -123,7 +130,7 @@ def _place(project: Project, asked: Asked) -> str:
         if canonicalize_name(entry.requirement.name) == asked.name
         and entry.requirement.marker == asked.requirement.marker
     ]
-    if len(paths) > 1 and not alike and asked.requirement.marker is None:
+    if len(paths) > 1 and not alike and asked.requirement.marker is None and not asked.bare:
         told = f"{asked.name} is there more than once, in {' and '.join(paths)}"
         raise UsageError(told, hint="say which with its marker, or edit the file")
     if not project.requirements.roots:
@@ -148,11 +155,8 @@ def _elsewhere(name: str, file: RequirementsFile, line: int) -> UsageError:
 
 def _not_direct(project: Project, name: str) -> UsageError:
     """Why a name can't be taken out, and who brings it, as far as the lock says."""
-    for file in project.requirements.files:
-        for entry in file.entries:
-            if isinstance(entry, LocalProject) and entry.name == name:
-                told, hint = f"{name} is the local project {entry.written}", "delete the line, then run `mlenv lock`"
-                return UsageError(told, path=file.path, line=entry.line, hint=hint)
+    if (local := _local_project(project, name, hint="delete the line, then run `mlenv lock`")) is not None:
+        return local
     pins = {pin.name: pin for pin in project.lock.pins} if project.lock is not None else {}
     if name in pins:
         brought = resolution.chain(name, pins)
@@ -163,3 +167,13 @@ def _not_direct(project: Project, name: str) -> UsageError:
     known = sorted({canonicalize_name(entry.requirement.name) for _, entry in project.requirements.direct})
     there = f"there are: {', '.join(known)}" if known else "there are none"
     return UsageError(f"{name} is no direct requirement", hint=did_you_mean(name, known, otherwise=there))
+
+
+def _local_project(project: Project, name: str, *, hint: str) -> UsageError | None:
+    """That a name is a local project's, which has a line of its own; None where it isn't."""
+    for file in project.requirements.files:
+        for entry in file.entries:
+            if isinstance(entry, LocalProject) and entry.name == name:
+                told = f"{name} is the local project {entry.written}"
+                return UsageError(told, path=file.path, line=entry.line, hint=hint)
+    return None

@@ -55,6 +55,12 @@ class Asked:
         """The canonical name."""
         return canonicalize_name(self.requirement.name)
 
+    @property
+    def bare(self) -> bool:
+        """Whether it is a name and nothing else."""
+        asked = self.requirement
+        return not (asked.specifier or asked.extras or asked.url or asked.marker)
+
 
 def asked(text: str) -> Asked:
     """What the command line asks for, if a requirements file may hold it. Raises UsageError in that file's words."""
@@ -92,7 +98,7 @@ def added(text: str, wanted: Asked, *, toml: bool = False) -> tuple[str, Change]
     file = _array(text) if toml else _lines(text)
     there = [item for item in file.items if canonicalize_name(item.requirement.name) == wanted.name]
     marker = wanted.requirement.marker
-    if marker is not None or len(there) > 1:
+    if (marker is not None or len(there) > 1) and not wanted.bare:
         meant = [item for item in there if item.requirement.marker == marker]
         if not meant and marker is None:
             lines = " and ".join(str(file.line_of(item)) for item in there)
@@ -132,8 +138,8 @@ def _merged(old: str, was: Requirement, wanted: Asked) -> str:
         extras = f"[{','.join([*sorted(was.extras), *missing])}]"
     if not new.specifier or new.specifier == was.specifier:
         return f"{parts['head']}{extras}{parts['gap']}{parts['specifier']}{parts['rest']}"
-    gap = parts["gap"] if parts["specifier"] else ""
-    return f"{parts['head']}{extras}{gap}{asked_parts['specifier']}{parts['rest']}"
+    before, behind = (parts["gap"], "") if parts["specifier"] else ("", parts["gap"])
+    return f"{parts['head']}{extras}{before}{asked_parts['specifier']}{behind}{parts['rest']}"
 
 
 def _parts(text: str) -> Mapping[str, str]:
@@ -351,8 +357,10 @@ class _Array(_File):
 
 def _array(text: str) -> _Array:
     """The strings of ``[project] dependencies``. Raises UsageError where they aren't found in the text."""
-    document = _parsed(text)
-    listed = document.get("project", {}).get("dependencies")
+    project = _parsed(text).get("project", {})
+    if "dependencies" not in project:
+        text = _with_empty_array(text)
+    listed = project.get("dependencies", [])
     position = _opening(text)
     strings = [(found, _parsed(f"x = {found[0]}")["x"]) for found in _tokens(text, position) if found["string"]]
     if [value for _, value in strings] != listed:
@@ -384,6 +392,17 @@ def _opening(text: str) -> int:
     if array is None:
         raise _by_hand()
     return array.end()
+
+
+def _with_empty_array(text: str) -> str:
+    """The text with ``dependencies = []`` at the end of ``[project]``. Raises UsageError where that isn't there."""
+    table = re.search(_PROJECT, text.replace("\r\n", " \n"))
+    if table is None:
+        raise _by_hand()
+    following = re.compile(r"(?m)^[ \t]*\[").search(text, table.end())
+    section = text[: following.start() if following else len(text)].rstrip()
+    newline = "\r\n" if "\r\n" in text else "\n"
+    return f"{section}{newline}dependencies = []{text[len(section) :] or newline}"
 
 
 def _closing(text: str, position: int) -> int:

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from mlenv import freshness
 from support.index import LoopbackIndex, Stalled
 from support.interpreter import ProjectFactory, RunProgram
 from support.wheels import Package
@@ -40,6 +41,7 @@ def test_add_and_remove(world: World) -> None:
     assert files(world)["requirements.in"] == IN.replace("-r", "extra\r\ntorch>=2\r\n-r").encode()
     assert "torch is foundation" in done.out + done.err
     assert "extra==1.0" in files(world)["requirements.txt"].decode()
+    assert freshness.unchanged(world.root, {}) == ("requirements.txt", 6)
     assert world.run("lock", "--check").code == 0
 
     said = world.run("add", "extra")

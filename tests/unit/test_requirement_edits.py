@@ -110,6 +110,7 @@ def _joined(text: str) -> str:
         ("numpy<2  # speed\n", "numpy<3", "numpy<3  # speed\n"),
         ("NumPy\n", "numpy>=2", "NumPy>=2\n"),
         ("numpy >=1 ; os_name == 'nt'\r\n", "numpy>=2", "numpy >=2 ; os_name == 'nt'\r\n"),
+        ("numpy ; os_name == 'nt'\n", "numpy>=2", "numpy>=2 ; os_name == 'nt'\n"),
         ("numpy[a]<2", "numpy[b]", "numpy[a,b]<2"),
         ("a\nc\n", "b", "a\nb\nc\n"),
         ("# head\n\n# of b\nb\nd\n", "c>1", "# head\n\n# of b\nb\nc>1\nd\n"),
@@ -130,6 +131,7 @@ def test_of_several_lines_for_a_name_its_marker_says_which() -> None:
     assert added(text, asked("a<3 ; os_name != 'nt'"))[0] == "a<1 ; os_name == 'nt'\na<3 ; os_name != 'nt'\n"
     with pytest.raises(UsageError, match="lines 1 and 2"):
         added(text, asked("a<3"))
+    assert added(text, asked("a"))[0] == text
 
 
 @pytest.mark.parametrize(
@@ -211,6 +213,16 @@ def comments(text: str) -> list[str]:
 def test_what_an_array_looks_like_then(old: str, wanted: str, new: str) -> None:
     head = '[project]\nname = "x"\n'
     assert added(f"{head}{old}\n", asked(wanted), toml=True)[0] == f"{head}{new}\n"
+
+
+def test_an_array_is_written_where_there_is_none() -> None:
+    text = '[project]\r\nname = "x"  # me\r\n\r\n[tool.x]\r\n'
+    new, change = added(text, asked("a"), toml=True)
+    assert new == text.replace("# me\r\n", '# me\r\ndependencies = ["a"]\r\n')
+    assert change.line == 3
+    assert added('[project]\nname = "x"', asked("a"), toml=True)[0] == '[project]\nname = "x"\ndependencies = ["a"]\n'
+    with pytest.raises(UsageError, match="can't be edited here"):
+        added("[tool.x]\n", asked("a"), toml=True)
 
 
 def test_what_an_array_looks_like_without() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mlenv import editing, requirement_edits
 from mlenv.editing import Edits
+from mlenv.errors import MlenvError
 from mlenv.location import CONSTRAINTS
 from mlenv.locking import NewLock
 from mlenv.project import Project
@@ -64,7 +65,7 @@ def _change(
     with nullcontext() if dry_run else project_lock(project.state, wait=wait, waiting=progress):
         project = replace(project)  # without what was read before: another mlenv may have written it meanwhile
         edits = edit(project)
-        made = editing.make_locks(project, uv, edits, progress=progress) if edits.texts else []
+        made = _made(project, uv, edits, progress=progress) if edits.texts else []
         if made and not dry_run:
             editing.write(project, edits, made)
     lines = [_in_words(path, change) for path, change in edits.changes]
@@ -73,6 +74,14 @@ def _change(
         lines.append(_told(part, new, edits, dry_run=dry_run, seconds=time.perf_counter() - start))
     findings = (*notes, *(finding for _, new in made for finding in new.findings))
     return Outcome(text="\n".join(lines), data=_data(edits, made, dry_run=dry_run), findings=findings)
+
+
+def _made(project: Project, uv: Uv, edits: Edits, *, progress: Progress) -> list[tuple[Project, NewLock]]:
+    try:
+        return editing.make_locks(project, uv, edits, progress=progress)
+    except MlenvError:
+        progress(f"nothing was written; lines that are named are those of the edited {' and '.join(edits.texts)}")
+        raise
 
 
 def _of_foundation(name: str) -> Finding:
