@@ -48,7 +48,8 @@ def cli(context: click.Context, /, **shared: object) -> None:
     A first time:     mlenv init          overlays, indexes and settings
                       mlenv lock          requirements.in → requirements.txt
                       mlenv sync          foundation + lock → .venv
-    Every day:        mlenv sync --cuda13
+    Every day:        mlenv add transformers
+                      mlenv sync --cuda13
                       mlenv lock --upgrade-package transformers
                       mlenv run -- python train.py
 

@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 from mlenv import drift, graph, lockfile, locking, planning, resolution, solve
 from mlenv.errors import FindingError, MlenvError
 from mlenv.graph import Graph, Layer, Origin
+from mlenv.indexes import mirror_variable
 from mlenv.local_projects import LocalProject
 from mlenv.lockfile import Pin
 from mlenv.overlay import Constraint, Overlay
@@ -38,9 +39,8 @@ def of_backend(project: Project, uv: Uv, backend: str, *, platform: str) -> Grap
         answer = _resolved(part, uv, backend, platform)
     except MlenvError as error:
         return _of_lock(part, backend, platform, why=error.message.splitlines()[0], hint=error.hint)
-    foundation = answer.foundation if answer.source.equal else _without_own_libraries(answer)
-    layers: dict[str, Layer] = {pin.name: "foundation" for pin in foundation}
-    pins = (*foundation, *answer.application)
+    layers: dict[str, Layer] = {pin.name: "foundation" for pin in answer.foundation}
+    pins = answer.pins.values() if answer.source.equal else _without_own_libraries(answer)
     return graph.made_of(
         pins,
         backend=backend,
@@ -52,10 +52,11 @@ def of_backend(project: Project, uv: Uv, backend: str, *, platform: str) -> Grap
 
 
 def _without_own_libraries(answer: Resolved) -> list[Pin]:
-    """The foundation but for what torch alone brings: where another build's metadata stood in, that is the other's."""
+    """All but the foundation's libraries that torch alone brings: the metadata of another build stood in for them."""
     beside = resolution.brought_beside_torch(answer.foundation)
     own = resolution.brought_by_torch(answer.foundation).keys() - beside.keys()
-    return [beside.get(pin.name, pin) for pin in answer.foundation if pin.name not in own]
+    kept = (pin for pin in answer.pins.values() if pin.name not in own)
+    return [replace(pin, via=tuple(via for via in pin.via if via not in own)) for pin in kept]
 
 
 def _findings(answer: Resolved) -> Iterator[Finding]:
@@ -63,9 +64,9 @@ def _findings(answer: Resolved) -> Iterator[Finding]:
         if answer.source.equal:
             yield Finding(kind="source-note", message=note, severity="note")
         else:
-            yield Finding(
-                kind="partly-known", message=f"torch's own libraries are not known: {note}", severity="warning"
-            )
+            message = f"torch's own libraries are not known: {note}"
+            hint = f"name a mirror: {mirror_variable(f'pytorch-{answer.backend}')}=<URL>"
+            yield Finding(kind="libraries-unknown", message=message, hint=hint, severity="warning")
 
 
 def _resolved(part: Project, uv: Uv, backend: str, platform: str) -> Resolved:

@@ -48,7 +48,8 @@ def why(project: Project, graph: Graph, name: str) -> Outcome:
         "more": len(chains) > _MOST_SHOWN,
         "whole": graph.whole,
     }
-    return Outcome(text="\n".join(lines), data=data, findings=graph.findings)
+    findings = (finding for finding in graph.findings if finding.kind != "libraries-unknown")  # this package is known
+    return Outcome(text="\n".join(lines), data=data, findings=tuple(findings))
 
 
 def _not_there(part: Project, graph: Graph, name: str) -> FindingError:
