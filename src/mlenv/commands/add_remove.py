@@ -69,9 +69,10 @@ def _change(
         if made and not dry_run:
             editing.write(project, edits, made)
     lines = [_in_words(path, change) for path, change in edits.changes]
-    for part, new in made:
-        lines += [f"  {change}" for change in new.changes]
-        lines.append(_told(part, new, edits, dry_run=dry_run, seconds=time.perf_counter() - start))
+    if made:
+        seconds = time.perf_counter() - start
+        lines += [line for part, new in made for line in _of_lock(part, new)]
+        lines.append(_told(edits, made, dry_run=dry_run, seconds=seconds))
     findings = (*notes, *(finding for _, new in made for finding in new.findings))
     return Outcome(text="\n".join(lines), data=_data(edits, made, dry_run=dry_run), findings=findings)
 
@@ -100,12 +101,16 @@ def _in_words(path: str, change: Change) -> str:
     return f"{where} {change.before} → {change.after}"
 
 
-def _told(part: Project, new: NewLock, edits: Edits, *, dry_run: bool, seconds: float) -> str:
-    files = [*edits.texts, *([part.settings.lock] if new.text != part.lock_text else [])]
+def _of_lock(part: Project, new: NewLock) -> list[str]:
+    return [f"  {change}{f' ({part.settings.lock})' if part.alone else ''}" for change in new.changes]
+
+
+def _told(edits: Edits, made: Sequence[tuple[Project, NewLock]], *, dry_run: bool, seconds: float) -> str:
+    files = [*edits.texts, *(part.settings.lock for part, new in made if new.text != part.lock_text)]
     listed = f"{', '.join(files[:-1])} and {files[-1]}" if len(files) > 1 else files[0]
     verb = f"{listed} would be written" if dry_run else f"wrote {listed}"
-    proven = " and ".join(dict.fromkeys(proof.backend for proof in new.proofs))
-    return f"{verb}: {len(new.pins)} packages, proven on {proven} ({seconds:.1f} s)"
+    proven = " and ".join(dict.fromkeys(proof.backend for _, new in made for proof in new.proofs))
+    return f"{verb}: {len(made[0][1].pins)} packages, proven on {proven} ({seconds:.1f} s)"
 
 
 def _data(edits: Edits, made: Sequence[tuple[Project, NewLock]], *, dry_run: bool) -> dict[str, Any]:
