@@ -45,6 +45,14 @@ mpmath 1.3.0: application, pinned by requirements.txt:{pinned}
     assert "`mlenv why --backend cu130 nvidia-cublas`" in elsewhere.err
     assert "did you mean mpmath?" in world.run("why", "mpmat", "--cpu").err
 
+    assert world.run("foundation", "record", "--backend", "cu130").code == 0
+    world.publish(Package("nvidia-cublas", "13.0.9.9"))
+    recorded = {package["name"]: package for package in world.json("tree", "--backend", "cu130")["packages"]}
+    assert recorded["nvidia-cublas"]["version"] == packages["nvidia-cublas"]["version"]
+    (world.root / "constraints/pylock.cu130.toml").unlink()
+    newer = {package["name"]: package for package in world.json("tree", "--backend", "cu130")["packages"]}
+    assert newer["nvidia-cublas"]["version"] == "13.0.9.9"
+
     # Nobody answers and nothing is cached: what the lock and the overlay say.
     empty = {"UV_CACHE_DIR": str(world.home / "empty")}
     for name in ("pypi", "pytorch-cpu", "pytorch-cu130"):
