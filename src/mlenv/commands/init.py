@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mlenv.project import Project, read_text
 from mlenv.report import Finding, Outcome
 from mlenv.requirements import split_index_lines
 from mlenv.system.files import write_atomically
+from mlenv.values import dataclass
 
 DEFAULT_BACKENDS = ("cpu", "cu126", "cu130", "cu132")
 IGNORED = ("/.venv", "/.mlenv")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
-from mlenv import build, gate
-from mlenv.build import Clock
+from mlenv import build, gate, inspection, standing
+from mlenv.clock import Clock
 from mlenv.errors import FindingError, UsageError, did_you_mean
 from mlenv.machine import Machine
 from mlenv.project import Project
@@ -19,6 +18,7 @@ from mlenv.system.files import project_lock
 from mlenv.system.flip import flip
 from mlenv.system.generation import Generation
 from mlenv.system.uv import Uv
+from mlenv.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ def rollback(
     Raises FindingError where there is none, UsageError for an unknown id, and what building raises.
     """
     with project_lock(project.state, wait=request.wait, waiting=progress):
-        build.sweep(project, progress=progress)
+        standing.sweep(project, progress=progress)
         current = generation.current(request.environment.path)
         asked = _target(project, request, current)
         if current is not None and asked.id == current.id:
@@ -79,7 +79,7 @@ def _whole(
     progress: Callable[[str], None],
 ) -> Generation:
     """``found`` itself where nobody changed it, else one built anew from its plan."""
-    changed = build.changed_since(found) or tuple(f.message for f in build.intact(project, found, machine))
+    changed = inspection.altered(project, found, machine)
     if not changed:
         return found
     progress(f"{found.id} was changed since it was built, and is built anew:")

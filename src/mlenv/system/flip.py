@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlenv.errors import EnvironmentBuildError
 from mlenv.system import generation, history, process
 from mlenv.system.generation import Generation
 from mlenv.system.links import exchange, is_link, make_link, remove_link
+from mlenv.values import dataclass
 
 _STAGED = "flip"
 
@@ -96,6 +96,11 @@ def tidy(state: Path) -> None:
     with suppress(OSError):
         for staged in (state / _STAGED, *map(_beside, history.environments(state))):
             _put_away(state, staged)
+
+
+def interrupted(state: Path) -> bool:
+    """Whether ``tidy`` has something to put away."""
+    return any(os.path.lexists(staged) for staged in (state / _STAGED, *map(_beside, history.environments(state))))
 
 
 def _change_places(state: Path, environment: Path, new: Generation, *, env: Mapping[str, str]) -> None:

@@ -9,19 +9,17 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib import resources
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from mlenv.errors import EnvironmentBuildError, FaultError, MlenvError, PackageIndexError, ProjectError, ResolutionError
 from mlenv.system import process
 from mlenv.system.uv_messages import GENERATED_PROJECT, UPGRADES, answered, empty_page, explain, mask, missing_name
+from mlenv.values import dataclass
 
 # What a user sets to reach the network, and what a process needs to live.
 _FORWARDED = frozenset(
@@ -35,11 +33,11 @@ _FORWARDED = frozenset(
     UV_NATIVE_TLS UV_SYSTEM_CERTS UV_INSECURE_HOST UV_KEYRING_PROVIDER UV_PYTHON_INSTALL_DIR UV_CREDENTIALS_DIR
     """.split()  # noqa: SIM905 - a page of quotes says less
 )
-_FORWARDED_PATTERN = re.compile(r"LC_[A-Z]+|UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)")
+_FORWARDED_PATTERN = r"LC_[A-Z]+|UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)"
 # Read by mlenv itself and handed to uv in another form.
 _HANDLED = frozenset({"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_OFFLINE", "UV_PYTHON_DOWNLOADS"})
 # What compilers read, for the packages that the settings name in `build` and for local projects.
-_COMPILER = re.compile(
+_COMPILER = (
     r"CC|CXX|CPP|AR|LD|CFLAGS|CXXFLAGS|CPPFLAGS|LDFLAGS|CMAKE_[A-Z_]+|CUDA_HOME|CUDA_PATH|CUDNN_HOME|FORCE_CUDA"
     r"|CPATH|C_INCLUDE_PATH|CPLUS_INCLUDE_PATH|LIBRARY_PATH|TORCH_CUDA_ARCH_LIST|NVCC_(?:PREPEND|APPEND)_FLAGS"
     r"|(?:FLASH_ATTENTION|FLASH_ATTN|CAUSAL_CONV1D|MAMBA|DS)_[A-Z0-9_]+"
@@ -154,6 +152,8 @@ def version(uv: Uv) -> str:
 
 def cache_folder(uv: Uv, *, config: str) -> Path:
     """uv's cache, as a call with the configuration ``config`` (text of a uv.toml) uses it. Raises FaultError."""
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="mlenv-") as folder:
         path = Path(folder, "uv.toml")
         path.write_text(config, encoding="utf-8")
@@ -165,6 +165,8 @@ def cache_folder(uv: Uv, *, config: str) -> Path:
 
 def cache_clean(uv: Uv, names: Iterable[str]) -> str:
     """The command that drops packages from uv's cache, for hints: with uv's path unless a shell finds this very uv."""
+    import shutil
+
     on_path = shutil.which("uv", path=uv.env.get("PATH"))
     found = on_path is not None and Path(on_path).resolve() == uv.binary.resolve()
     return f"`{shlex.join(['uv' if found else str(uv.binary), 'cache', 'clean', *sorted(names)])}`"
@@ -190,8 +192,8 @@ def forwarded(environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in environ.items()
         if name.upper() in _FORWARDED
         or name in _SPEED
-        or _FORWARDED_PATTERN.fullmatch(name)
-        or _COMPILER.fullmatch(name)
+        or re.fullmatch(_FORWARDED_PATTERN, name)
+        or re.fullmatch(_COMPILER, name)
     }
     downloads = environ.get("UV_PYTHON_DOWNLOADS", "never")
     return kept | {"UV_PYTHON_DOWNLOADS": downloads, "UV_NO_PROGRESS": "0", "UV_NO_WRAP": "1"}
@@ -199,7 +201,7 @@ def forwarded(environ: Mapping[str, str]) -> dict[str, str]:
 
 def compiler(uv: Uv) -> dict[str, str]:
     """Of the variables uv is given, those that decide what a compiler makes."""
-    return {name: value for name, value in uv.env.items() if _COMPILER.fullmatch(name)}
+    return {name: value for name, value in uv.env.items() if re.fullmatch(_COMPILER, name)}
 
 
 def dropped(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -353,6 +355,8 @@ def _compile_argv(uv: Uv, task: Compilation, output: Path) -> list[str | Path]:
 @contextmanager
 def _folder(task: Compilation) -> Iterator[Path]:
     """A private folder that holds what uv reads and nothing else."""
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="mlenv-") as name:
         folder = Path(name).resolve()
         excluded = "".join(f"{name}\n" for name in task.excluded)
@@ -362,6 +366,8 @@ def _folder(task: Compilation) -> Iterator[Path]:
             target.write_text(text, encoding="utf-8")
         guard = folder / _OWN / "guard"
         guard.mkdir()
+        from importlib import resources
+
         (guard / "sitecustomize.py").write_bytes(resources.files("mlenv.data").joinpath("build_guard.py").read_bytes())
         yield folder
 
@@ -454,10 +460,10 @@ def install_plan(uv: Uv, *, plan: Path, python: Path, config: Path, adding: bool
 
 
 # uv lists every package it installed, which in a new environment is all of them.
-_PACKAGE_LINE = re.compile(
+_PACKAGE_LINE = (
     rb"(?m)^(?:\x1b\[[0-9;]*m|\s)*[+~-] ?(?:\x1b\[[0-9;]*m| )*[A-Za-z0-9._-]+(?:\x1b\[[0-9;]*m)*==[^\n]*\r?\n"
 )
-_BEGUN_PACKAGE_LINE = re.compile(rb"(?:\x1b(?:\[[0-9;]*m?)?|[ \t])*(?:[+~-][^\r\n]*)?")
+_BEGUN_PACKAGE_LINE = rb"(?:\x1b(?:\[[0-9;]*m?)?|[ \t])*(?:[+~-][^\r\n]*)?"
 
 
 def _until_error(echo: Callable[[bytes], None] | None) -> Callable[[bytes], None] | None:
@@ -472,7 +478,7 @@ def _until_error(echo: Callable[[bytes], None] | None) -> Callable[[bytes], None
         waiting = 0 if found else _unfinished(head)
         shown, held = head[: len(head) - waiting], head[len(head) - waiting :]
         if shown and not failed:
-            echo(_PACKAGE_LINE.sub(b"", shown))
+            echo(re.sub(_PACKAGE_LINE, b"", shown))
         failed = failed or bool(found)
 
     return filtered
@@ -481,7 +487,7 @@ def _until_error(echo: Callable[[bytes], None] | None) -> Callable[[bytes], None
 def _unfinished(text: bytes) -> int:
     """How many bytes at the end may yet become an error or a package's line: uv writes both in pieces."""
     line = text.rpartition(b"\n")[2]
-    if _BEGUN_PACKAGE_LINE.fullmatch(line):
+    if re.fullmatch(_BEGUN_PACKAGE_LINE, line):
         return len(line)
     return next(n for n in range(len(_ERROR), -1, -1) if text.endswith(_ERROR[:n]))
 
@@ -511,7 +517,11 @@ def fetch_source(uv: Uv, *, plan: Path, python: Path, config: Path, to: Path, ca
     copy instead, so no code of it runs. ``cache`` is a cache of uv's that nothing is ever built in: what was built for
     another foundation can't be in the source. Raises IntegrityError, PackageIndexError or EnvironmentBuildError.
     """
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="mlenv-") as folder:
+        from importlib import resources
+
         taker = resources.files("mlenv.data").joinpath("take_source.py").read_bytes()
         Path(folder, "sitecustomize.py").write_bytes(taker)
         argv: list[str | Path] = [uv.binary, "pip", "sync", plan, "--python", python, "--config-file", config]
@@ -543,6 +553,8 @@ def install_wheel(uv: Uv, *, wheel: Path, sha256: str, python: Path, config: Pat
     EnvironmentBuildError.
     """
     name, version = wheel.name.split("-")[:2]
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="mlenv-") as folder:
         listed = Path(folder, "wheel.txt")
         listed.write_text(f"{name}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
@@ -572,4 +584,6 @@ def build_alone(uv: Uv, *, source: Path, folder: Path, python: Path, config: Pat
 
 def remove_tree(path: Path) -> None:
     """Remove a folder that mlenv made, read-only files included."""
+    import shutil
+
     shutil.rmtree(path, ignore_errors=True)
