@@ -50,7 +50,10 @@ def adding(project: Project, wanted: Iterable[Asked]) -> Edits:
             raise local
         path = _place(seen, asked)
         old = _text(project, edits, path)
-        new, change = requirement_edits.added(old, asked, toml=requirement_edits.is_toml(path))
+        try:
+            new, change = requirement_edits.added(old, asked, toml=requirement_edits.is_toml(path))
+        except UsageError as error:
+            raise UsageError(error.message, hint=error.hint, path=path) from None
         edits = _with(edits, path, new, [change])
     return edits
 

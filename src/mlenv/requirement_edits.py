@@ -74,7 +74,9 @@ def asked(text: str) -> Asked:
     if not isinstance(entry, Named | WheelUrl):
         hint = f"write a line into requirements.in: -e {lines[0].text}"
         raise UsageError("a folder or another file is no requirement with a name", hint=hint)
-    return Asked(text=lines[0].text, requirement=entry.requirement)
+    text = lines[0].text
+    named = isinstance(entry, Named) or "@" in text.split("://")[0]
+    return Asked(text=text if named else str(entry.requirement), requirement=entry.requirement)
 
 
 def bare_name(text: str) -> str:

@@ -51,6 +51,13 @@ def test_a_name_in_two_files_is_not_guessed(project: ProjectFactory) -> None:
     assert editing.adding(of(root), [asked("c<4 ; os_name != 'nt'")]).texts == {"more.in": "c<4 ; os_name != 'nt'\n"}
 
 
+def test_two_lines_for_a_name_are_named_with_their_file(project: ProjectFactory) -> None:
+    root = project({"requirements.in": "c<2 ; os_name == 'nt'\nc<3 ; os_name != 'nt'\n"})
+    with pytest.raises(UsageError, match="in lines 1 and 2") as caught:
+        editing.adding(of(root), [asked("c<4")])
+    assert caught.value.where == "requirements.in"
+
+
 def test_a_local_project_is_neither_added_nor_removed(project: ProjectFactory) -> None:
     own = '[project]\nname = "own"\nversion = "1"\ndependencies = []\n'
     root = project({"requirements.in": "b\n-e ./libs/own\n", "libs/own/pyproject.toml": own})

@@ -119,6 +119,7 @@ def _joined(text: str) -> str:
         ("", "b", "b\n"),
         ("-r base.in\n\n", "b", "-r base.in\nb\n\n"),
         ("a ; os_name == 'nt'\n", "a<2 ; os_name != 'nt'", "a ; os_name == 'nt'\na<2 ; os_name != 'nt'\n"),
+        ("", "https://h/a-1-py3-none-any.whl", "a @ https://h/a-1-py3-none-any.whl\n"),
         ("a>=1 # x\n", "a @ https://h/a-1-py3-none-any.whl", "a @ https://h/a-1-py3-none-any.whl # x\n"),
     ],
 )
