@@ -1,6 +1,6 @@
 """The command line: parse arguments, call one command, show its outcome, exit.
 
-Only this module and ``session`` print and exit. Everything a command needs is imported when that command runs, because
+Only ``session`` and this module print and exit. Everything a command needs is imported when that command runs, because
 imports are paid at every start.
 """
 
@@ -9,124 +9,33 @@ from __future__ import annotations
 import gc
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mlenv import __version__
-from mlenv.errors import ExitCode, FaultError, MlenvError, UsageError
-from mlenv.location import BACKEND
+from mlenv import __version__, cli_everyday
+from mlenv.cli_common import (
+    BACKENDS,
+    COMMON,
+    DRY_RUN,
+    NIGHTLY,
+    PATHS,
+    WAIT,
+    Terminated,
+    backend_name,
+    backend_options,
+    command,
+    ignore_signals,
+)
+from mlenv.errors import ExitCode, UsageError
 from mlenv.session import Session, silence
 
 if TYPE_CHECKING:
     from mlenv.project import Project
-
-ISSUES = "this is a fault of mlenv; run again with -vv and report what it prints"
-_WHOLE = "the lock and the environment are whole: the old one, or the new one"
-
-
-class Terminated(BaseException):
-    """SIGTERM or SIGHUP came: unwind, so that children end and half-built folders go."""
-
-
-_COMMON: tuple[Callable[..., Any], ...] = (
-    click.option(
-        "--project", "folder", metavar="DIR", type=click.Path(path_type=Path), help="Work on the project in DIR."
-    ),
-    click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong."),
-    click.option("-v", "--verbose", count=True, help="Say more; -vv adds tracebacks."),
-    click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="When to use colour."),
-    click.option("--offline", is_flag=True, help="Use uv's cache and no network."),
-)
-_REPORTING: tuple[Callable[..., Any], ...] = (
-    click.option("--json", "json", is_flag=True, help="Report as JSON on standard output."),
-    click.option(
-        "--output-format",
-        type=click.Choice(["text", "json", "github"]),
-        default="text",
-        help="text, json, or annotations for GitHub Actions.",
-    ),
-)
-_MACHINE = click.option(
-    "--machine",
-    "machine_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    multiple=True,  # more than one is told, instead of the last one winning
-    help="Judge this machine instead: what `mlenv detect --json` printed on it; - is standard input.",
-)
-
-
-def command(
-    *, reports: bool = True, backend: bool = False, machine: bool = False
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options every command has, and a Session as its first argument.
-
-    With ``backend`` it gets what ``--cuda13`` and the like ask for as ``request``. With ``machine`` it takes
-    ``--machine FILE``, which the session obeys.
-    """
-
-    def wrap(function: Callable[..., None]) -> Callable[..., None]:
-        @wraps(function)
-        def call(**options: Any) -> None:
-            shared = ("folder", "quiet", "verbose", "color", "offline", "json", "output_format")
-            session = Session(**_shared({name: options.pop(name) for name in shared if name in options}))
-            described = options.pop("machine_file", ())
-            _guarded(session, lambda: _describe(session, described))
-            asked = options.pop("asked", [])
-            if backend:
-                _guarded(session, lambda: function(session, request=_one_request(asked), **options))
-            else:
-                _guarded(session, lambda: function(session, **options))
-
-        options = (*((_MACHINE,) if machine else ()), *_COMMON, *(_REPORTING if reports else ()))
-        for option in reversed(options):
-            call = option(call)
-        return call
-
-    return wrap
-
-
-def _describe(session: Session, files: tuple[Path, ...]) -> None:
-    """``--machine FILE``: the machine that this call judges. Raises UsageError for several."""
-    if len(files) > 1:
-        raise UsageError(
-            "--machine is given more than once, and this command judges one machine",
-            hint="`mlenv lock --machine A --machine B`, and `mlenv fleet check A B`, take several",
-        )
-    session.machine_file = files[0] if files else None
-
-
-def _shared(own: dict[str, Any]) -> dict[str, Any]:
-    """The options every command has, given behind the command or before it."""
-    before = click.get_current_context().find_root().obj or {}
-    return {
-        name: before.get(name) or value if value in (None, False, 0, "auto", "text") else value
-        for name, value in own.items()
-    }
-
-
-def _guarded(session: Session, call: Callable[[], None]) -> None:
-    """The one place that maps exceptions to exit codes."""
-    try:
-        call()
-    except MlenvError as error:
-        session.fail(error)
-    except KeyboardInterrupt:
-        _ignore_signals()
-        session.stopped(f"interrupted; {_WHOLE}", int(ExitCode.INTERRUPTED))
-    except Terminated:
-        _ignore_signals()
-        session.stopped(f"terminated; {_WHOLE}", int(ExitCode.TERMINATED))
-    except Exception as error:
-        fault = FaultError(f"{type(error).__name__}: {error}", hint=ISSUES)
-        fault.__cause__ = error
-        session.fail(fault)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -139,7 +48,8 @@ def cli(context: click.Context, /, **shared: object) -> None:
     A first time:     mlenv init          overlays, indexes and settings
                       mlenv lock          requirements.in → requirements.txt
                       mlenv sync          foundation + lock → .venv
-    Every day:        mlenv sync --cuda13
+    Every day:        mlenv add transformers
+                      mlenv sync --cuda13
                       mlenv lock --upgrade-package transformers
                       mlenv run -- python train.py
 
@@ -148,39 +58,14 @@ def cli(context: click.Context, /, **shared: object) -> None:
     context.obj = shared
 
 
-for _option in reversed(_COMMON):
+for _option in reversed(COMMON):
     cli = _option(cli)
-
-
-def _backend(text: str) -> str:
-    """The name of a backend, as an overlay's file can have it."""
-    import re
-
-    if re.fullmatch(BACKEND, text) is None:
-        near = text.strip().lower()
-        meant = f"did you mean {near}?" if re.fullmatch(BACKEND, near) else "it is a word such as cpu or cu130"
-        raise click.BadParameter(f"{text!r} is no backend; {meant}")
-    return text
-
-
-_PATHS = click.Path(path_type=Path)
-_BACKENDS = click.option(
-    "--backend", "backends", multiple=True, type=_backend, metavar="B", help="This backend only; repeatable."
-)
-_NIGHTLY = click.option("--nightly", is_flag=True, help="The nightly channel.")
-_DRY_RUN = click.option("-n", "--dry-run", is_flag=True, help="Say what would be done; write nothing.")
-_WAIT = click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=600.0,
-    metavar="SECONDS",
-    show_default=True,
-    help="Wait for another mlenv.",
-)
+for _command in cli_everyday.COMMANDS:
+    cli.add_command(_command)
 
 
 @cli.command("lock")
-@click.argument("sources", nargs=-1, type=_PATHS, metavar="[SRC]...")
+@click.argument("sources", nargs=-1, type=PATHS, metavar="[SRC]...")
 @click.option(
     "-P", "--upgrade-package", "packages", multiple=True, metavar="NAME[==V]", help="Let this pin move; repeatable."
 )
@@ -194,7 +79,7 @@ _WAIT = click.option(
     "--backend",
     "backends",
     multiple=True,
-    type=_backend,
+    type=backend_name,
     metavar="B",
     help="Prove on this backend only (`--check` then calls the others new); repeatable.",
 )
@@ -202,15 +87,15 @@ _WAIT = click.option(
     "--machine",
     "machines",
     multiple=True,
-    type=_PATHS,
+    type=PATHS,
     metavar="FILE",
     help="Refuse where the lock doesn't serve this machine (`mlenv detect --json` printed it); repeatable.",
 )
 @click.option("--python-version", "python", metavar="VERSION", help="The Python the lock is for, such as 3.12.")
 @click.option("--universal", is_flag=True, help="One lock for every platform that mlenv knows.")
-@click.option("-o", "--output-file", "output", type=_PATHS, metavar="FILE", help="Write this lock.")
+@click.option("-o", "--output-file", "output", type=PATHS, metavar="FILE", help="Write this lock.")
 @click.option(
-    "-c", "--constraint", "constraints", multiple=True, type=_PATHS, metavar="FILE", help="Bounds; repeatable."
+    "-c", "--constraint", "constraints", multiple=True, type=PATHS, metavar="FILE", help="Bounds; repeatable."
 )
 @click.option("--extra", "extras", multiple=True, metavar="NAME", help="This extra of a pyproject.toml; repeatable.")
 @click.option("--all-extras", is_flag=True, help="Every extra of a pyproject.toml.")
@@ -223,7 +108,7 @@ _WAIT = click.option(
 @click.option(
     "--annotation-style", type=click.Choice(["split", "line"]), default="split", show_default=True, help="Of `# via`."
 )
-@_WAIT
+@WAIT
 @command()
 def lock_command(session: Session, *, wait: float, machines: tuple[Path, ...], **options: Any) -> None:
     """Resolve the Application against every overlay and write the lock.
@@ -275,40 +160,11 @@ def _require_served(session: Session, project: Project, files: tuple[Path, ...])
         session.progress(f"{path} gets {backend}")
 
 
-def _request(word: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A flag that asks for a kind of backend; two different ones contradict each other."""
-
-    def take(context: click.Context, _: click.Parameter, given: object) -> None:
-        if given:
-            context.params.setdefault("asked", []).append(word)
-
-    return click.option(f"--{word}", is_flag=True, expose_value=False, callback=take, help=text)
-
-
-def _one_request(asked: list[str]) -> str | None:
-    if len(asked) > 1:
-        flags = " and ".join(f"--{word}" for word in asked)
-        raise UsageError(f"{flags} each choose a backend", hint="give one of them")
-    return asked[0] if asked else None
-
-
-def _backend_options(function: Callable[..., None]) -> Callable[..., None]:
-    options = (
-        click.option("--backend", type=_backend, metavar="B", help="This backend: cpu, cu126, cu130, ..."),
-        _request("cuda13", "The newest CUDA 13 backend that runs here."),
-        _request("cuda12", "The newest CUDA 12 backend that runs here."),
-        _request("cpu", "The CPU backend."),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
 @cli.command("sync")
-@_backend_options
+@backend_options
 @click.option("--nightly", is_flag=True, help="The foundation, and nothing else, from the nightly channel.")
 @click.option("--force", is_flag=True, help="Take the backend asked for even if this machine can't run it.")
-@_DRY_RUN
+@DRY_RUN
 @click.option("--check", is_flag=True, help="Exit 1 where its packages differ (for files: mlenv check).")
 @click.option("--rebuild", is_flag=True, help="Build anew even if nothing changed.")
 @click.option("--locked", is_flag=True, help="Never write a lock (the default where CI is set).")
@@ -336,10 +192,10 @@ def _backend_options(function: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--bundle",
     metavar="PATH",
-    type=_PATHS,
+    type=PATHS,
     help="Take everything from this bundle (`mlenv bundle`), without a network.",
 )
-@_WAIT
+@WAIT
 @command(backend=True, machine=True)
 def sync_command(
     session: Session,
@@ -466,16 +322,16 @@ def _refuse_contradictions(
 
 
 @cli.command("bundle")
-@_BACKENDS
+@BACKENDS
 @click.option("--platform", "platforms", multiple=True, metavar="P", help="This platform of the lock only; repeatable.")
 @click.option("--python", metavar="VERSION", help="Refuse unless the lock is for this Python, such as 3.12.")
-@_NIGHTLY
+@NIGHTLY
 @click.option(
-    "-o", "--output", "output", type=_PATHS, metavar="PATH", help="Make it in this folder.  [default: .mlenv/bundle]"
+    "-o", "--output", "output", type=PATHS, metavar="PATH", help="Make it in this folder.  [default: .mlenv/bundle]"
 )
 @click.option("--without-mlenv", is_flag=True, help="Leave mlenv and uv themselves out.")
-@_DRY_RUN
-@_WAIT
+@DRY_RUN
+@WAIT
 @command()
 def bundle_command(
     session: Session,
@@ -550,7 +406,7 @@ _ENV = click.option(
 @_ENV
 @click.option("--deep", is_flag=True, help="Read and hash every file: finds an edit that left no trace.")
 @click.option("--repair", is_flag=True, help="Build it anew where something is wrong, uv's cache healed too.")
-@_WAIT
+@WAIT
 @command()
 def check_command(session: Session, *, environment: Path | None, deep: bool, repair: bool, wait: float) -> None:
     """The gate on the environment as it stands: what drifted, was damaged or replaced, by name.
@@ -573,7 +429,7 @@ def check_command(session: Session, *, environment: Path | None, deep: bool, rep
 @cli.command("rollback")
 @click.argument("to", required=False, metavar="[ID]")
 @_ENV
-@_WAIT
+@WAIT
 @command()
 def rollback_command(session: Session, *, to: str | None, environment: Path | None, wait: float) -> None:
     """Put the previous generation of the environment back, in one step.
@@ -643,7 +499,7 @@ def doctor_command(session: Session) -> None:
 
 
 @cli.command("detect")
-@_backend_options
+@backend_options
 @click.option("--why", is_flag=True, help="Every criterion of every backend, with the source of each fact.")
 @command(backend=True, machine=True)
 def detect_command(session: Session, *, backend: str | None, request: str | None, why: bool) -> None:
@@ -692,7 +548,7 @@ def _installed(project: Project) -> dict[str, Any] | None:
     default="requirements.txt",
     show_default=True,
 )
-@_backend_options
+@backend_options
 @click.option(
     "-o",
     "--output-file",
@@ -763,7 +619,7 @@ def run_command(session: Session, *, environment: Path | None, words: tuple[str,
     "--backend",
     "backends",
     multiple=True,
-    type=_backend,
+    type=backend_name,
     metavar="B",
     help="Write the overlay of this backend; repeatable.",
 )
@@ -799,7 +655,7 @@ def foundation_group() -> None:
 
 
 @foundation_group.command("list")
-@_BACKENDS
+@BACKENDS
 @command()
 def foundation_list_command(session: Session, *, backends: tuple[str, ...]) -> None:
     """What exists for each backend, for the target Python and platforms.
@@ -817,11 +673,11 @@ def foundation_list_command(session: Session, *, backends: tuple[str, ...]) -> N
 
 
 @foundation_group.command("upgrade")
-@_BACKENDS
-@_NIGHTLY
+@BACKENDS
+@NIGHTLY
 @click.option("--fit", is_flag=True, help="The newest at which nothing in requirements.in is held back.")
-@_DRY_RUN
-@_WAIT
+@DRY_RUN
+@WAIT
 @command()
 def foundation_upgrade_command(
     session: Session, *, backends: tuple[str, ...], nightly: bool, fit: bool, dry_run: bool, wait: float
@@ -862,10 +718,10 @@ def foundation_upgrade_command(
 
 
 @foundation_group.command("record")
-@_BACKENDS
-@_NIGHTLY
-@_DRY_RUN
-@_WAIT
+@BACKENDS
+@NIGHTLY
+@DRY_RUN
+@WAIT
 @command()
 def foundation_record_command(
     session: Session, *, backends: tuple[str, ...], nightly: bool, dry_run: bool, wait: float
@@ -927,12 +783,12 @@ def fleet_group() -> None:
 
 
 @fleet_group.command("check")
-@click.argument("files", nargs=-1, type=_PATHS, metavar="[FILE]...")
+@click.argument("files", nargs=-1, type=PATHS, metavar="[FILE]...")
 @click.option("--check", is_flag=True, help="Say whether the certificate still holds: by digests, offline.")
 @click.option(
     "--certificate",
     "output",
-    type=_PATHS,
+    type=PATHS,
     metavar="FILE",
     help="The certificate; default: fleet-certificate.json in the project.",
 )
@@ -984,16 +840,8 @@ def main() -> None:
         silence(sys.stdout)
         code = 0
     finally:
-        _ignore_signals()
+        ignore_signals()
     raise SystemExit(code)
-
-
-def _ignore_signals() -> None:
-    """The exit status is decided: a second Ctrl-C while Python ends would turn it into a signal's."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if (number := getattr(signal, name, None)) is not None:
-            with suppress(ValueError):  # not the main thread
-                signal.signal(number, signal.SIG_IGN)
 
 
 def _misused(error: click.ClickException) -> NoReturn:

@@ -168,11 +168,16 @@ def _explained(
         objections = [(overlay, prover.objection(overlay, f"{name}=={newest}")) for overlay in overlays]
         bounds = tuple(_bound(overlay, name, told) for overlay, told in objections if told is not None)
         if bounds:
-            yield HeldBack(name=name, version=pins[name], instead_of=newest, days=days, bounds=_joined(bounds))
+            yield HeldBack(name=name, version=pins[name], instead_of=newest, days=days, bounds=joined(bounds))
 
 
 def _bound(overlay: Overlay, name: str, objection: str) -> str:
     """``cu132 pins torch==2.15.0, vllm 0.33.0 needs torch==2.14.0``, or what uv says where it is longer than that."""
+    return by_a_root(overlay, name, objection) or " ".join(objection.split())
+
+
+def by_a_root(overlay: Overlay, name: str, objection: str) -> str | None:
+    """The overlay's pin that uv's objection to a release of a package is about, in words; None where it is another."""
     roots = {root.name: without_label(root) for root in overlay.roots()}
     for needs in _NEEDS.finditer(objection):
         what = re.match(r"[A-Za-z0-9._-]+", needs["what"])
@@ -180,10 +185,10 @@ def _bound(overlay: Overlay, name: str, objection: str) -> str:
             return f"{overlay.backend} pins {roots[what[0]]}, {name} {needs['which'][2:]} needs {needs['what']}"
         if needs["who"] in roots and what and what[0] == name:
             return f"{overlay.backend} pins {roots[needs['who']]}, which needs {needs['what']}"
-    return " ".join(objection.split())
+    return None
 
 
-def _joined(bounds: Sequence[str]) -> tuple[str, ...]:
+def joined(bounds: Sequence[str]) -> tuple[str, ...]:
     """Overlays that say the same, told once: ``cpu and cu132 pin ...``."""
     by_reason: dict[str, list[str]] = {}
     for bound in bounds:

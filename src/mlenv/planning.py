@@ -257,7 +257,12 @@ def held_to_record(made: Plan, record: Record, platform: str) -> Plan:
 def pins_on(project: Project, platform: str) -> tuple[Pin, ...]:
     """The lock's pins that apply on a platform."""
     assert project.lock is not None
-    return tuple(lockfile.applying(project.lock.pins, platforms.environment(platform, python_of(project))))
+    return tuple(lockfile.applying(project.lock.pins, environment_of(project, platform)))
+
+
+def environment_of(project: Project, platform: str) -> dict[str, str]:
+    """PEP 508's variables of a platform of the lock."""
+    return platforms.environment(platform, python_of(project))
 
 
 def python_of(project: Project) -> str:

@@ -36,8 +36,9 @@ class Project:
 
     ``alone`` is the backend whose own lock it is looked at through, beside ``main_lock``; None for the main lock.
     ``channel`` is where its foundation comes from. ``tried`` are overlays that take the place of the files'. ``bare``:
-    neither requirements nor lock are read. ``member`` is the member of a workspace that it is looked at as, beside the
-    settings of the ``whole``. ``tell`` is called with what a file that is read had to say.
+    neither requirements nor lock are read. ``edited`` has texts of requirements files, by path, that are not written
+    yet. ``member`` is the member of a workspace that it is looked at as, beside the settings of the ``whole``. ``tell``
+    is called with what a file that is read had to say.
     """
 
     root: Path
@@ -51,6 +52,7 @@ class Project:
     member: Member | None = None
     whole: Settings | None = None
     bare: bool = False
+    edited: Mapping[str, str] = field(default_factory=dict)
     tell: Callable[[Finding], None] = field(default=lambda _: None, repr=False, compare=False)
 
     @property
@@ -156,7 +158,7 @@ class Project:
 
         if self.bare:
             return Requirements(roots=(), files=())
-        return read_all(self.root, list(self._asked()), packages=self.workspace.packages)
+        return read_all(self.root, list(self._asked()), packages=self.workspace.packages, edited=self.edited)
 
     def _asked(self) -> Iterator[Asked]:
         from mlenv.local_projects import Chosen

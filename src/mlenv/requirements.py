@@ -36,7 +36,7 @@ from mlenv.requirement_lines import (
     logical_lines,
     require_named,
 )
-from mlenv.textfile import inside, require_text
+from mlenv.textfile import inside, require_text, unix_ends
 from mlenv.values import dataclass
 
 _DEEPEST = 50  # includes are read recursively
@@ -114,7 +114,11 @@ def parse(root: Path, path: str) -> Requirements:
 
 
 def parse_all(
-    root: Path, paths: Sequence[str], *, chosen: Chosen = DEPENDENCIES_ALONE, constraints: Sequence[str] = ()
+    root: Path,
+    paths: Sequence[str],
+    *,
+    chosen: Chosen = DEPENDENCIES_ALONE,
+    constraints: Sequence[str] = (),
 ) -> Requirements:
     """Read several files, ``pyproject.toml`` among them, and what they include; ``constraints`` only bound the rest.
 
@@ -137,10 +141,13 @@ class Asked:
     package: str | None = None
 
 
-def read_all(root: Path, asked: Sequence[Asked], *, packages: Mapping[str, str]) -> Requirements:
+def read_all(
+    root: Path, asked: Sequence[Asked], *, packages: Mapping[str, str], edited: Mapping[str, str] | None = None
+) -> Requirements:
     """Read what several members ask for, as one. ``packages`` (canonical name → folder) are the workspace's own.
 
-    What requires one of those gets the folder, editable, and what that requires in turn. Raises ProjectError.
+    What requires one of those gets the folder, editable, and what that requires in turn. ``edited`` has texts (by path)
+    that are read in place of the files'. Raises ProjectError.
     """
     found: dict[tuple[str, Kind], RequirementsFile] = {}
     roots: list[str] = []
@@ -151,7 +158,9 @@ def read_all(root: Path, asked: Sequence[Asked], *, packages: Mapping[str, str])
         if (chosen.extras or chosen.groups) and not any(Path(name).name == _PROJECT_FILE for name in names):
             hint = f'only {_PROJECT_FILE} has extras and groups: [tool.mlenv] requirements = ["{_PROJECT_FILE}"]'
             raise ProjectError("extras or groups are asked for, and no such file is", path=_PROJECT_FILE, hint=hint)
-        reading = _Reading(root=root, folder=member.folder, chosen=chosen, found=found, packages=packages)
+        reading = _Reading(
+            root=root, folder=member.folder, chosen=chosen, found=found, packages=packages, edited=edited or {}
+        )
         for name in names:
             _walk(reading, name, "requirement", ())
         within = [inside(root, path) for path in member.constraints]
@@ -248,12 +257,13 @@ def _placed(path: str, line: Line) -> Iterator[None]:
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
     """What is read: the folder of all, the one that local paths start from, what counts of a pyproject.toml, the
-    workspace's packages, and the files that were found."""
+    workspace's packages, texts that stand for files, and the files that were found."""
 
     root: Path
     folder: str
     chosen: Chosen
     packages: Mapping[str, str]
+    edited: Mapping[str, str]
     found: dict[tuple[str, Kind], RequirementsFile]
 
 
@@ -278,7 +288,8 @@ def _walk(reading: _Reading, path: str, kind: Kind, above: tuple[str, ...]) -> N
 
 
 def _read_file(reading: _Reading, path: str, kind: Kind) -> RequirementsFile:
-    text = require_text(reading.root, path)
+    edited = reading.edited.get(path)
+    text = require_text(reading.root, path) if edited is None else unix_ends(edited.removeprefix("\ufeff"))
     if Path(path).name == _PROJECT_FILE:
         return _read_project(reading, path, text)
     entries: list[Entry] = []

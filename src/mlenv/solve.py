@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -312,19 +312,43 @@ def listed_hashes(
     project: Project, uv: Uv, pins: Sequence[Pin], *, python: str, platform: str
 ) -> dict[str, frozenset[str]]:
     """name → every hash that its index lists now for the pinned release. Raises PackageIndexError, ResolutionError."""
-    text = "".join(f"{pin.name}=={pin.version}\n" for pin in pins)
+    asked = {pin.name: f"{pin.name}=={pin.version}" for pin in pins}
+    return {pin.name: frozenset(pin.hashes) for pin in _alone(project, uv, asked, python=python, platform=platform)}
+
+
+def newest(
+    project: Project, uv: Uv, names: Iterable[str], *, python: str, platform: str
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The newest release of each name that its index has for the target, whatever else is required.
+
+    Beside it, for names whose newest can't be told: why. Raises PackageIndexError, ResolutionError.
+    """
+    asked, untold = {name: name for name in names}, dict[str, str]()
+    while True:
+        try:
+            found = _alone(project, uv, asked, python=python, platform=platform)
+        except (ResolutionError, PackageIndexError) as error:
+            name = missing_name(error) or error.message.split(" ")[0]
+            if asked.pop(name, None) is None:
+                raise
+            untold[name] = error.message.splitlines()[0]
+            continue
+        return {pin.name: pin.version for pin in found if pin.version is not None}, untold
+
+
+def _alone(project: Project, uv: Uv, asked: Mapping[str, str], *, python: str, platform: str) -> tuple[Pin, ...]:
+    """What uv takes for these requirements, by name, as if nothing required anything."""
     question = Question(
-        files={resolution.PINS_FILE: text},
+        files={resolution.PINS_FILE: "".join(f"{line}\n" for line in asked.values())},
         sources=(resolution.PINS_FILE,),
         python=python,
         interpreter=uv_module.base_interpreter(),
         platform=platform,
-        direct=frozenset(pin.name for pin in pins),
+        direct=frozenset(asked),
         alone=True,
     )
     nothing = Overlay(backend="the lock", path="constraints", constraints=())
-    _, found = _compiled(project, uv, nothing, question, Source())
-    return {pin.name: frozenset(pin.hashes) for pin in found}
+    return _compiled(project, uv, nothing, question, Source())[1]
 
 
 def _compiled(
