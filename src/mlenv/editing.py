@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
@@ -22,6 +22,7 @@ from mlenv.requirement_edits import Asked, Change
 from mlenv.requirements import RequirementsFile
 from mlenv.system.files import write_atomically
 from mlenv.system.uv import Uv
+from mlenv.values import dataclass
 
 Progress = Callable[[str], None]
 
@@ -100,6 +101,8 @@ def write(project: Project, edits: Edits, made: Sequence[tuple[Project, NewLock]
 
 def _stamped(part: Project, new: NewLock) -> str:
     """The lock with the digest of the bytes it was made from, which are only now on the disk."""
+    if part.workspace.members:
+        return new.text  # there the quick yes has no place
     written = drift.inputs(part)
     now = freshness.seen(part.root, written, {})
     return freshness.stamped(freshness.unstamped(new.text), part.root, written, {}, before=now)

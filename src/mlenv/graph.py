@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from mlenv.lockfile import Pin
 from mlenv.report import Finding
+from mlenv.values import dataclass
 
 Layer = Literal["application", "foundation", "local project"]
 

@@ -102,10 +102,13 @@ def make_all(project: Project, uv: Uv, wish: Wish, *, progress: Progress) -> lis
         alone = part.alone is not None
         preferred = made[0][1].pins if alone and made else ()
         asked = wish if not alone else replace(wish, upgrade=_where_locked(part, wish.upgrade))
-        with _members_named(part):
-            resolution_ = _resolve(part, uv, asked, progress=progress, preferred=preferred)
-        members = _members(part, uv, asked, resolution_)
-        made += [(part, _rendered(part, asked, resolution_, members=members)), *members]
+        everything = replace(part, resolving=part.member is None)
+        with _members_named(everything):
+            whole = _resolve(everything, uv, asked, progress=progress, preferred=preferred)
+        members = _members(part, uv, asked, whole)
+        if part.workspace.groups and part.member is None:  # they are in a lock of their own
+            whole = replace(_cut(part, uv, whole), findings=whole.findings)
+        made += [(part, _rendered(part, asked, whole, members=members)), *members]
     for member in project.workspace.members if project.member is None else ():
         if member.isolated:
             apart = project.of_member(member)
@@ -375,7 +378,7 @@ def _adoptable(project: Project, wish: Wish) -> tuple[Pin, ...]:
     release (FACTS, uv 6), so those of an edited or a foreign lock are fetched anew.
     """
     if project.lock_text is None or project.lock is None:
-        return ()
+        return _of_members(project, wish)
     header = project.lock.header
     if header is not None and header.scheme > lockfile.SCHEME:
         raise FindingError(
@@ -385,6 +388,18 @@ def _adoptable(project: Project, wish: Wish) -> tuple[Pin, ...]:
         )
     trusted = project.lock.as_written and not wish.refresh_hashes
     pins = [pin for pin in project.lock.pins if not project.names.owns(pin.name)]
+    return (*_kept(pins, trusted=trusted), *_of_members(project, wish))
+
+
+def _of_members(project: Project, wish: Wish) -> tuple[Pin, ...]:
+    """What the workspace's lock does not hold: the pins of development lists; without that lock, of every member."""
+    if not project.resolving:
+        return ()
+    members = [member for member in project.workspace.together if member.group or project.lock_text is None]
+    return tuple(pin for member in members for pin in _adoptable(project.of_member(member), wish))
+
+
+def _kept(pins: Iterable[Pin], *, trusted: bool) -> tuple[Pin, ...]:
     return tuple(lockfile.without_weak_hashes(pin) if trusted or pin.url else replace(pin, hashes=()) for pin in pins)
 
 

@@ -37,8 +37,9 @@ class Project:
     ``alone`` is the backend whose own lock it is looked at through, beside ``main_lock``; None for the main lock.
     ``channel`` is where its foundation comes from. ``tried`` are overlays that take the place of the files'. ``bare``:
     neither requirements nor lock are read. ``edited`` has texts of requirements files, by path, that are not written
-    yet. ``member`` is the member of a workspace that it is looked at as, beside the settings of the ``whole``. ``tell``
-    is called with what a file that is read had to say.
+    yet. ``member`` is the member of a workspace that it is looked at as, beside the settings of the ``whole``; where it
+    is ``resolving``, the development lists count as well. ``beside`` are locks whose pins are installed with its own.
+    ``tell`` is called with what a file that is read had to say.
     """
 
     root: Path
@@ -52,6 +53,8 @@ class Project:
     member: Member | None = None
     whole: Settings | None = None
     bare: bool = False
+    resolving: bool = False
+    beside: tuple[str, ...] = ()
     edited: Mapping[str, str] = field(default_factory=dict)
     tell: Callable[[Finding], None] = field(default=lambda _: None, repr=False, compare=False)
 
@@ -106,7 +109,9 @@ class Project:
     @cached_property
     def lock_text(self) -> str | None:
         """The lock as it is on disk, or None. Raises ProjectError where it can't be read."""
-        return None if self.bare else read_text(self.lock_path, shown=self.settings.lock)
+        text = None if self.bare else read_text(self.lock_path, shown=self.settings.lock)
+        more = [read_text(self.root / path, shown=path) or "" for path in self.beside]
+        return text if text is None or not more else "\n".join([text, *map(lockfile.body_of, more)])
 
     @cached_property
     def lock(self) -> Lock | None:
@@ -164,10 +169,12 @@ class Project:
         from mlenv.local_projects import Chosen
         from mlenv.requirements import Asked
 
-        own, members = self.member, self.workspace.together if self.member is None else ()
+        own = self.member
         if own is not None:
             yield _asked_by(own)
-        elif not members or any((self.root / path).is_file() for path in self.settings.requirements):
+            return
+        members = [member for member in self.workspace.together if self.resolving or not member.group]
+        if not members or any((self.root / path).is_file() for path in self.settings.requirements):
             settings = self.settings
             chosen = Chosen(extras=settings.extras, groups=settings.groups)
             yield Asked(paths=settings.requirements, chosen=chosen, constraints=settings.constraints)
@@ -183,12 +190,34 @@ class Project:
     def of_member(self, member: Member) -> Project:
         """The project as one member sees it: its own requirements, lock and environment."""
         settings = replace(member.settings, index_urls=self.settings.index_urls)
-        return replace(self, settings=settings, whole=self.whole or self.settings, member=member, alone=None)
+        whole = self.whole or self.settings
+        return replace(self, settings=settings, whole=whole, member=member, alone=None, resolving=False)
 
     @property
     def of_all(self) -> Project:
         """The project as the workspace's root sees it."""
-        return self if self.whole is None else replace(self, settings=self.whole, whole=None, member=None, alone=None)
+        return replace(self, settings=self.whole or self.settings, whole=None, member=None, alone=None)
+
+    def of_groups(self, names: Collection[str]) -> tuple[Project, ...]:
+        """The project as each of the development lists sees it. Raises UsageError where there is none of that name."""
+        known = self.workspace.groups
+        for name in names:
+            if name not in known:
+                listed = did_you_mean(
+                    name, known, otherwise=f'[tool.mlenv.workspace] members = ["requirements-{name}.in"]'
+                )
+                raise UsageError(f"there is no group {name!r}", hint=listed)
+        return tuple(self.of_all.of_member(member) for member in self.workspace.members if member.name in names)
+
+    def with_groups(self, groups: Collection[Project]) -> Project:
+        """The project with what development lists require, at the pins of their locks, which agree with its own."""
+        if not groups:
+            return self
+        files = [path for group in groups for path in group.settings.requirements]
+        settings = replace(self.settings, requirements=(*self.settings.requirements, *files))
+        member = None if self.member is None else replace(self.member, settings=settings)
+        beside = tuple(group.settings.lock for group in groups)
+        return replace(self, settings=settings, member=member, whole=self.whole or self.settings, beside=beside)
 
     @cached_property
     def indexes(self) -> Indexes:

@@ -11,7 +11,6 @@ import json
 import re
 from bisect import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 from mlenv.errors import UsageError
 from mlenv.requirement_lines import Line, Named, Refusal, WheelUrl, classify, dependency, logical_lines
+from mlenv.values import dataclass
 
 _PHYSICAL = r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+\Z"
 _PARTS = r"""(?sx)(?P<head>\s*[A-Za-z0-9][A-Za-z0-9._-]*)(?P<extras>\s*\[[^\]]*\])?

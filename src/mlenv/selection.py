@@ -164,6 +164,7 @@ class Environment:
         backend: str | None = None,
         python: str | None = None,
         extras: Iterable[str] = (),
+        groups: Iterable[str] = (),
         rebuild: bool = False,
         only: str | None = None,
     ) -> str:
@@ -173,6 +174,7 @@ class Environment:
         words += ["--nightly"] if self.channel == "nightly" else []
         words += ["--python", python] if python else []
         words += [word for extra in extras for word in ("--with", extra)]
+        words += [word for group in groups for word in ("--group", group)]
         words += ["--env", self.shown] if self.asked else []
         return f"`{shlex.join(words)}`"
 

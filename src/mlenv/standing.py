@@ -28,7 +28,8 @@ class Request:
     """What the command line asks of ``sync``. ``reasons`` say why ``backend`` was chosen.
 
     ``described``: the machine is another one than this, so what stands here counts for nothing. ``keep``: how many
-    generations stay, where that was asked for. ``bundle`` is the folder that everything comes from.
+    generations stay, where that was asked for. ``bundle`` is the folder that everything comes from. ``groups`` are
+    development lists that are installed with the lock.
     """
 
     backend: str
@@ -43,10 +44,13 @@ class Request:
     wait: float = 600.0
     keep: int | None = None
     bundle: Path | None = None
+    groups: tuple[str, ...] = ()
 
     def again(self, *, rebuild: bool = False) -> str:
         """The command that asks the same, for hints."""
-        return self.environment.sync(backend=self.backend, python=self.python, extras=self.extras, rebuild=rebuild)
+        return self.environment.sync(
+            backend=self.backend, python=self.python, extras=self.extras, groups=self.groups, rebuild=rebuild
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

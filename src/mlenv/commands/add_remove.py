@@ -62,12 +62,12 @@ def _change(
     progress: Progress,
 ) -> Outcome:
     start = time.perf_counter()
-    with nullcontext() if dry_run else project_lock(project.state, wait=wait, waiting=progress):
-        project = replace(project)  # without what was read before: another mlenv may have written it meanwhile
-        edits = edit(project)
-        made = _made(project, uv, edits, progress=progress) if edits.texts else []
+    whole = project.of_all
+    with nullcontext() if dry_run else project_lock(whole.state, wait=wait, waiting=progress):
+        edits = edit(replace(project))  # without what was read before: another mlenv may have written it meanwhile
+        made = _made(whole, uv, edits, progress=progress) if edits.texts else []
         if made and not dry_run:
-            editing.write(project, edits, made)
+            editing.write(whole, edits, made)
     lines = [_in_words(path, change) for path, change in edits.changes]
     if made:
         seconds = time.perf_counter() - start
@@ -102,7 +102,10 @@ def _in_words(path: str, change: Change) -> str:
 
 
 def _of_lock(part: Project, new: NewLock) -> list[str]:
-    return [f"  {change}{f' ({part.settings.lock})' if part.alone else ''}" for change in new.changes]
+    if part.member is not None and not part.settings.isolated:
+        return []  # told of the whole workspace
+    apart = part.alone or part.member
+    return [f"  {change}{f' ({part.settings.lock})' if apart else ''}" for change in new.changes]
 
 
 def _told(edits: Edits, made: Sequence[tuple[Project, NewLock]], *, dry_run: bool, seconds: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
@@ -16,6 +15,7 @@ from mlenv.project import Project
 from mlenv.report import Finding, Outcome
 from mlenv.system import git
 from mlenv.textfile import read_text
+from mlenv.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -18,6 +18,7 @@ from mlenv.proof import Prover
 from mlenv.report import Finding, Outcome
 from mlenv.requirement_lines import Named
 from mlenv.system.uv import Upgrade, Uv
+from mlenv.values import dataclass
 
 Progress = Callable[[str], None]
 _NEEDS = r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:[<>=!~]\S*)? depends? on (\S+)"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from mlenv.system.generation import Generation
 from mlenv.system.uv import Uv
 
 if TYPE_CHECKING:
+    from mlenv.locking import NewLock
     from mlenv.plan import Plan
 
 Progress = Callable[[str], None]
@@ -38,7 +40,7 @@ def sync(
         return _nothing(state)
     with project_lock(project.state, wait=request.wait, waiting=progress):
         project = _as_it_is_now(project)
-        project = _with_lock(project, uv, request, progress=progress)
+        project = _with_lock(project, uv, request, progress=progress).with_groups(_groups(project, request))
         project = _with_nightly(project, uv, request, progress=progress)
         standing.sweep(project, progress=progress)
         state = standing.look(project, uv, machine, request)
@@ -68,18 +70,20 @@ def _in_sync(project: Project, uv: Uv, machine: Machine, request: Request) -> St
     """What stands, where there is nothing to do: that needs neither the project's lock nor what builds."""
     if request.rebuild or _lacks_nightly(project, request) or standing.unswept(project):
         return None
-    if not drift.is_current(project):
+    groups = _groups(project, request)
+    if not all(map(drift.is_current, (project, *groups))):
         return None  # somebody may be writing it
-    state = standing.look(project, uv, machine, request)
+    state = standing.look(project.with_groups(groups), uv, machine, request)
     return state if standing.untouched(state) else None
 
 
 def check(project: Project, machine: Machine, uv: Uv, request: Request) -> Outcome:
     """Whether the environment is what ``sync`` would make of it; writes nothing."""
     project = project.of_lock(request.backend)
-    findings = drift.check_lock(project)
+    groups = _groups(project, request)
+    findings = tuple(finding for part in (project, *groups) for finding in drift.check_lock(part))
     if not findings:
-        findings = standing.differences(standing.look(project, uv, machine, request))
+        findings = standing.differences(standing.look(project.with_groups(groups), uv, machine, request))
     text = "" if findings else f"{request.environment.shown} is in sync ({request.backend})"
     return Outcome(text=text, data={"in_sync": not findings}, findings=findings, exit_code=1 if findings else 0)
 
@@ -92,10 +96,13 @@ def dry_run(
     if project.lock_text is None and not request.locked:
         from mlenv import locking
 
-        made = locking.make(project, uv, locking.Wish(), progress=progress)
+        made = _made_here(project, locking.make_all(project.of_all, uv, locking.Wish(), progress=progress))
         text = f"would make {project.settings.lock} ({len(made.pins)} packages), then build {request.environment.shown}"
         return Outcome(text=text, data={"action": "lock", "backend": request.backend})
-    drift.require_current(project)
+    groups = _groups(project, request)
+    for part in (project, *groups):
+        drift.require_current(part)
+    project = project.with_groups(groups)
     if _lacks_nightly(project, request):
         from datetime import date
 
@@ -133,12 +140,36 @@ def _with_lock(project: Project, uv: Uv, request: Request, *, progress: Progress
         from mlenv import locking
 
         progress(f"there is no {project.settings.lock} yet; making it")
+        if project.workspace.members:
+            _lock_all(project.of_all, uv, request, held=project.member is None, progress=progress)
+            return replace(project)
         preferred = project.main_pins if project.alone is not None else ()
         made = locking.make(project, uv, locking.Wish(), progress=progress, preferred=preferred)
         write_atomically(project.lock_path, made.text, staging=project.state)
         return replace(project)  # without what was read before
-    drift.require_current(project)
+    for part in (project, *_groups(project, request)):
+        drift.require_current(part)
     return project
+
+
+def _lock_all(whole: Project, uv: Uv, request: Request, *, held: bool, progress: Progress) -> None:
+    """Every lock of a workspace: a member's is a part of one resolution. ``held``: so is the root's project lock."""
+    from mlenv import locking
+
+    with nullcontext() if held else project_lock(whole.state, wait=request.wait, waiting=progress):
+        for part, new in locking.make_all(whole, uv, locking.Wish(), progress=progress):
+            write_atomically(part.lock_path, new.text, staging=whole.state)
+
+
+def _made_here(project: Project, made: Iterable[tuple[Project, NewLock]]) -> NewLock:
+    """Of all locks of a workspace the one that serves this project."""
+    return next(new for part, new in made if part.settings.lock == project.settings.lock)
+
+
+def _groups(project: Project, request: Request) -> tuple[Project, ...]:
+    """The development lists that are asked for, as their locks see them. Raises UsageError."""
+    views = project.of_groups(request.groups) if request.groups else ()
+    return tuple(view.of_lock(request.backend) for view in views)
 
 
 def _with_nightly(project: Project, uv: Uv, request: Request, *, progress: Progress) -> Project:
