@@ -29,6 +29,7 @@ from mlenv.cli_common import (
     backend_name,
     backend_options,
     command,
+    given,
     ignore_signals,
 )
 from mlenv.errors import ExitCode, UsageError
@@ -189,6 +190,8 @@ def _require_served(session: Session, project: Project, files: tuple[Path, ...])
     help="How far the gate goes.",
 )
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Generations that stay.  [default: 3]")
+@click.option("--group", "groups", multiple=True, metavar="NAME", help="requirements-NAME.in's lock too; repeatable.")
+@click.option("--all", "everybody", is_flag=True, help="Of a workspace: the environment of every member.")
 @click.option(
     "--bundle",
     metavar="PATH",
@@ -215,6 +218,8 @@ def sync_command(
     only: str | None,
     verify: str,
     keep: int | None,
+    groups: tuple[str, ...],
+    everybody: bool,
     bundle: Path | None,
     wait: float,
 ) -> None:
@@ -230,6 +235,8 @@ def sync_command(
     mlenv sync --with ipdb     with something of your own, in no lock
     mlenv sync --nightly       torch of the nightly channel; the lock stays as it is
     mlenv sync --bundle PATH   from a folder that `mlenv bundle` made, where there is no network
+    mlenv sync --group dev     with a development list (requirements-dev.in), which has a lock of its own
+    mlenv sync --all           in a workspace: the environment of every member
     mlenv sync --image --env /opt/venv --cuda13 --only foundation    in a Dockerfile: see docs/images.md
     """
     from dataclasses import replace
@@ -247,6 +254,8 @@ def sync_command(
         rebuild=rebuild,
         extras=extras,
     )
+    if everybody:
+        _sync_all(session, environment=environment, image=image)
     _refuse_contradictions(session, dry_run=dry_run, verify=verify, bundle=bundle, extras=extras)
     project = session.project().of_channel("nightly" if nightly else "stable")
     machine = session.machine()
@@ -299,6 +308,7 @@ def sync_command(
         wait=wait,
         keep=keep,
         bundle=bundle,
+        groups=groups,
     )
     uv = session.uv() if bundle is None else replace(session.uv(), offline=True)
     if check:
@@ -306,6 +316,50 @@ def sync_command(
     if dry_run:
         session.show(sync.dry_run(project, uv, machine, asked, progress=session.progress, detail=session.detail))
     session.show(sync.sync(project, uv, machine, asked, progress=session.progress, detail=session.detail))
+
+
+def _sync_all(session: Session, *, environment: Path | None, image: bool) -> NoReturn:
+    """Every member's environment, each by a call of its own with the same options."""
+    from mlenv.commands import workspace
+
+    if environment is not None or image or session.member is not None:
+        told = "--all builds every member's environment, each in its place"
+        raise UsageError(told, hint="leave --env, --image and --member out, or name one member without --all")
+    words = given(click.get_current_context(), without=("everybody", "folder", "json", "output_format"))
+    project = session.project(whole=True)
+    session.show(workspace.sync_all(project, words, progress=session.progress))
+
+
+@cli.group("workspace")
+def workspace_group() -> None:
+    """The members of a workspace: list them, lock them, sync them all.
+
+    \b
+    mlenv workspace list     each member, what it requires of the others, its lock
+    mlenv workspace lock     the same as mlenv lock: all are resolved as one
+    mlenv workspace sync     the same as mlenv sync --all
+    """
+
+
+@workspace_group.command("list")
+@command()
+def workspace_list_command(session: Session) -> None:
+    """Every member, those that others need before them: its folder, which members it requires, its lock."""
+    from mlenv.commands import workspace
+
+    session.show(workspace.list_members(session.project(whole=True)))
+
+
+@workspace_group.command("sync", context_settings={"ignore_unknown_options": True})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS]...")
+@click.pass_context
+def workspace_sync_command(context: click.Context, options: tuple[str, ...]) -> None:
+    """Make the environment of every member; takes what `mlenv sync` takes."""
+    with sync_command.make_context("sync", ["--all", *options], parent=context.find_root()) as asked:
+        sync_command.invoke(asked)
+
+
+workspace_group.add_command(lock_command, "lock")
 
 
 def _refuse_contradictions(

@@ -6,13 +6,14 @@ Commands are declared in ``cli`` and ``cli_everyday``.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from mlenv.errors import ExitCode, FaultError, MlenvError, UsageError
 from mlenv.location import BACKEND
@@ -30,6 +31,7 @@ COMMON: tuple[Callable[..., Any], ...] = (
     click.option(
         "--project", "folder", metavar="DIR", type=click.Path(path_type=Path), help="Work on the project in DIR."
     ),
+    click.option("--member", metavar="NAME", help="Of a workspace: work on this member (its name, folder or package)."),
     click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong."),
     click.option("-v", "--verbose", count=True, help="Say more; -vv adds tracebacks."),
     click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="When to use colour."),
@@ -66,7 +68,7 @@ def command(
     def wrap(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
         def call(**options: Any) -> None:
-            shared = ("folder", "quiet", "verbose", "color", "offline", "json", "output_format")
+            shared = ("folder", "member", "quiet", "verbose", "color", "offline", "json", "output_format")
             session = Session(**_shared({name: options.pop(name) for name in shared if name in options}))
             described = options.pop("machine_file", ())
             _guarded(session, lambda: _describe(session, described))
@@ -146,6 +148,23 @@ WAIT = click.option(
     show_default=True,
     help="Wait for another mlenv.",
 )
+
+
+def given(context: click.Context, *, without: Collection[str]) -> list[str]:
+    """The options that the command line gave, as words for another call; those of the names ``without`` left out."""
+    words = [f"--{word}" for word in context.params.get("asked", ())]
+    for option in context.command.params:
+        name = option.name or ""
+        if name in without or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value, word = context.params.get(name), option.opts[-1]
+        if isinstance(option, click.Option) and (option.is_flag or option.count):
+            words += [word] * int(value or 0)
+        elif option.multiple if isinstance(option, click.Option) else False:
+            words += [text for one in value or () for text in (word, str(one))]
+        elif value is not None:
+            words += [word, str(value)]
+    return words
 
 
 def _request(word: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -1,14 +1,22 @@
-"""``mlenv workspace list``: the members, what each depends on, and whether its lock and environment are there."""
+"""``mlenv workspace list``: the members and what each depends on; ``mlenv sync --all``: all their environments."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-from mlenv.errors import UsageError
+from mlenv.errors import FindingError, UsageError
 from mlenv.project import Project
 from mlenv.report import Outcome
+from mlenv.system import process
 from mlenv.workspace import Member
+
+Progress = Callable[[str], None]
+_AT_ONCE = 2
 
 _NONE = "this project has no members"
 _HINT = 'declare them in pyproject.toml: [tool.mlenv.workspace] members = ["apps/*"]'
@@ -31,6 +39,69 @@ def list_members(project: Project) -> Outcome:
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     return Outcome(text="\n".join(lines), data={"members": rows})
+
+
+def sync_all(project: Project, words: Sequence[str], *, progress: Progress) -> Outcome:
+    """Sync every member, some at a time, each by mlenv in a process of its own with the options ``words``.
+
+    The exit status is that of the first member, in the order of their names, that did not end with 0.
+    """
+    require(project)
+    members = [member for member in project.workspace.members if not member.group]
+    if project.lock_text is None:
+        raise FindingError(f"{project.settings.lock} is missing", hint="run `mlenv lock`")
+    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        try:
+            done = list(pool.map(lambda member: _sync_one(project, member, words, progress=progress), members))
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                process.stop()
+            raise
+    lines = [f"{member.name}: {_said(document)}" for member, (_, document) in zip(members, done, strict=True)]
+    rows = [{"member": member.name, **document} for member, (_, document) in zip(members, done, strict=True)]
+    code = next((code for code, _ in done if code), 0)
+    return Outcome(text="\n".join(lines), data={"members": rows}, exit_code=code)
+
+
+def _sync_one(
+    project: Project, member: Member, words: Sequence[str], *, progress: Progress
+) -> tuple[int, dict[str, Any]]:
+    """(exit status, the JSON document) of one member's sync; what it says meanwhile is told with its name."""
+
+    def echo(data: bytes) -> None:
+        for line in data.decode("utf-8", "replace").splitlines():
+            if line.strip() and not line.startswith(("error:", "hint:")):
+                progress(f"{member.name}: {line}")
+
+    call: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "mlenv",
+        "sync",
+        "--project",
+        project.root,
+        "--member",
+        member.folder,
+        "--json",
+    ]
+    done = process.run([*call, *words], env=project.environ, echo=echo)
+    try:
+        document = json.loads(done.out)
+    except ValueError:
+        document = {"error": {"message": done.err.strip() or f"ended with {done.code}"}}
+    return done.code, document
+
+
+def _said(document: Mapping[str, Any]) -> str:
+    if error := document.get("error"):
+        where = f"{error['where']}: " if error.get("where") else ""
+        hint = f"\n  hint: {error['hint']}" if error.get("hint") else ""
+        return f"error: {where}{error['message']}{hint}"
+    if "packages" not in document or "seconds" not in document:
+        return f"{document.get('action', 'checked')} ({document.get('backend', '')})".replace(" ()", "")
+    packages, took = document["packages"], sum(document["seconds"].values())
+    counted = f"{packages['foundation']} foundation, {packages['application']} application"
+    return f"{document['environment']} ({document['action']}), {document['backend']}, {counted}, {took:.1f} s"
 
 
 def sorted_by_need(members: Iterable[Member], needs: Mapping[str, Iterable[str]]) -> list[Member]:
