@@ -547,7 +547,7 @@ _ENV = click.option(
 
 @cli.command("check")
 @_ENV
-@click.option("--deep", is_flag=True, help="Read and hash every file: finds an edit that left no trace.")
+@click.option("--deep", is_flag=True, help="Read and hash every file: finds an edit that kept size and time.")
 @click.option("--repair", is_flag=True, help="Build it anew where something is wrong, uv's cache healed too.")
 @_WAIT
 @command()
