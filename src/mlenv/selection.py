@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlenv import platforms
-from mlenv.errors import NoBackendError, ProjectError, UsageError
+from mlenv.errors import FindingError, NoBackendError, ProjectError, UsageError
 from mlenv.location import PROJECT_FILE
 from mlenv.project import Project
 from mlenv.system import layer
@@ -149,6 +149,7 @@ class Environment:
     """Where the environment is; ``shown`` is what messages call it. ``asked`` where it was named with ``--env``.
 
     ``channel`` is the one that its foundation is to come from. ``image`` where it was built for one, and stays there.
+    ``backend`` is what it is looked at for, where that was asked for or decides where it is.
     """
 
     path: Path
@@ -156,6 +157,13 @@ class Environment:
     asked: bool = False
     channel: Channel = "stable"
     image: bool = False
+    backend: str | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """The words of a command line that name it."""
+        words = ["--backend", self.backend] if self.backend else []
+        return [*words, "--env", self.shown] if self.asked else words
 
     def sync(
         self,
@@ -168,6 +176,7 @@ class Environment:
     ) -> str:
         """The command that makes it be what it should be, for hints: in backticks, quoted for a shell."""
         words = ["mlenv", "sync", *(["--image"] if self.image else []), *(["--only", only] if only else [])]
+        backend = backend or self.backend
         words += [*(["--backend", backend] if backend else []), *(["--rebuild"] if rebuild else [])]
         words += ["--nightly"] if self.channel == "nightly" else []
         words += ["--python", python] if python else []
@@ -185,6 +194,50 @@ def environment(project: Project, backend: str | None, *, asked: Path | None) ->
     inside = path.is_relative_to(project.root)
     shown = path.relative_to(project.root).as_posix() if inside else str(path)
     return Environment(path=path, shown=shown, channel=project.channel)
+
+
+def standing(project: Project, *, backend: str | None, flag: str | None, asked: Path | None) -> Environment:
+    """The environment that a command looks at or runs in: for the backend asked for, where one is.
+
+    Raises UsageError, ProjectError.
+    """
+    decides = "{backend}" in project.settings.environment and asked is None
+    if not (backend or flag or decides):
+        return environment(project, None, asked=asked)
+    chosen = select(project, observe(project.environ), backend=backend, flag=flag, force=True).backend
+    return replace(environment(project, chosen, asked=asked), backend=chosen)
+
+
+def missing(project: Project, environment: Environment) -> FindingError:
+    """What is said where no environment of mlenv's stands; the hint names those that do."""
+    from mlenv.system import generation, history
+
+    places = [path for path in history.environments(project.state) if path != environment.path]
+    found = {path: current for path in places if (current := generation.current(path)) is not None}
+    told = ", ".join(f"`--env {shlex.quote(os.path.relpath(path))}` ({found[path].backend})" for path in found)
+    hint = mending(project, environment.sync())
+    message = f"{environment.shown} {generation.unusable(environment.path)}"
+    return FindingError(message, hint=f"{hint}; there is {told}" if told else hint)
+
+
+def require_backend(project: Project, environment: Environment, found: str) -> None:
+    """Raise FindingError where the environment is of another backend than the one asked for."""
+    if environment.backend is not None and found != environment.backend:
+        told = f"{environment.shown} is of {found}, not of {environment.backend}"
+        raise FindingError(told, hint=mending(project, environment.sync()))
+
+
+def read_only(project: Project) -> bool:
+    """Whether nothing can be written to the project here."""
+    return not os.access(project.state if project.state.exists() else project.root, os.W_OK)
+
+
+def mending(project: Project, command: str) -> str:
+    """The hint to run ``command``, which writes to the project; where that can't be done, what can."""
+    if not read_only(project):
+        return f"run {command}"
+    elsewhere = "`mlenv sync --image --env PATH` builds one elsewhere"
+    return f"the project is read-only here: where it can be written, run {command}; here {elsewhere}"
 
 
 def environment_path(project: Project, backend: str | None, *, asked: Path | None) -> Path:
