@@ -272,14 +272,19 @@ def _not_the_project(project: Project, path: Path, *, said_by: str) -> Path:
     """What stands at an environment's path is moved aside: that must never be the project itself."""
     if project.root.is_relative_to(path) or path.is_relative_to(project.state):
         raise UsageError(f"{said_by}: {path} can't be an environment", hint="name a folder of its own, such as .venv")
-    if path.name != ".venv" and _is_something_else(path):
+    marks = _MARKS if path.is_relative_to(project.root) else _MARKS[:1]  # /usr has a bin/python, too
+    if path.name != ".venv" and _is_something_else(path, marks):
         raise UsageError(f"{said_by}: {path} is there and is no environment", hint="name a path that is free")
     return path
 
 
-def _is_something_else(path: Path) -> bool:
+_MARKS = ("pyvenv.cfg", "conda-meta", "bin/python", "Scripts/python.exe")
+"""What a virtual environment has."""
+
+
+def _is_something_else(path: Path, marks: Iterable[str]) -> bool:
     """Whether a file or a filled folder stands there that is neither a link nor a virtual environment."""
-    if path.is_symlink() or not path.exists() or (path / "pyvenv.cfg").is_file():
+    if path.is_symlink() or not path.exists() or any(os.path.lexists(path / mark) for mark in marks):
         return False
     return not path.is_dir() or any(path.iterdir())
 

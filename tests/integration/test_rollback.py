@@ -107,7 +107,13 @@ def test_before_the_first_sync(index: LoopbackIndex, project: ProjectFactory, ru
 def test_a_generation_keeps_the_layout_it_was_built_in(world: World) -> None:
     other = {"link": "directory", "directory": "link"}[world.manifest["layout"]]
     world.configure(f'layout = "{other}"\n')
-    world.sync("--with", "mpmath")
+    (world.environment / "notes.txt").write_text("mine")
+    old = world.manifest["id"]
+    dry = world.run("sync", "--cpu", "--dry-run")
+    assert ".venv was built from other inputs (layout)\n" in dry.err
+    told = "warning: the new .venv lacks what was put into the old one by hand"
+    assert f"{told}, which is in .mlenv/gen/{old} still: notes.txt\n" in world.sync("--with", "mpmath")
+    assert (world.root / ".mlenv" / "gen" / old / "notes.txt").read_text() == "mine"
     done = world.run("rollback")
     kind = {"link": "a folder", "directory": "a link"}[other]
     assert f"note: .venv is {kind} now, as " in done.err

@@ -19,7 +19,7 @@ from mlenv.plan import Plan
 from mlenv.project import Project, read_text
 from mlenv.report import Finding, Outcome
 from mlenv.selection import Environment
-from mlenv.system import generation, in_use
+from mlenv.system import by_hand, generation, in_use
 from mlenv.system import uv as uv_module
 from mlenv.system.files import project_lock, write_atomically
 from mlenv.system.flip import flip
@@ -92,6 +92,8 @@ def sync(
         action = "flipped" if chosen is not None else "built"
         if chosen is None:
             chosen, notes = _build(state, clock=clock, progress=progress, detail=detail)
+        replaced = state.current if action == "built" else None
+        left = by_hand.put_in(replaced, chosen.path) if replaced is not None else ()
         placed = flip(project.state, request.environment.path, chosen, env=uv.env)
         generation.prune(project.state, keep=request.keep or project.settings.keep, current=placed.generation)
         clock.phase("flip")
@@ -101,7 +103,18 @@ def sync(
     if placed.aside is not None:
         to = placed.aside if request.environment.asked else placed.aside.name
         notes.append(f"{request.environment.shown} was not made by mlenv; it was moved to {to}")
-    return _done(state, placed.generation, action=action, clock=clock, notes=notes)
+    behind = _left_behind(state, left) if left else ()
+    return _done(state, placed.generation, action=action, clock=clock, findings=(*_as_notes(tuple(notes)), *behind))
+
+
+def _left_behind(state: _State, left: tuple[str, ...]) -> tuple[Finding, ...]:
+    """A warning of what somebody put into the environment by hand, and where it is now."""
+    assert state.current is not None
+    more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+    old = next((g.path for g in generation.finished(state.project.state) if g.id == state.current.id), None)
+    kept = f"is in {old.relative_to(state.project.root).as_posix()} still" if old else "went with the old one"
+    told = f"the new {state.request.environment.shown} lacks what was put into the old one by hand, which {kept}"
+    return (Finding(kind="left-behind", message=f"{told}: {', '.join(left[:3])}{more}", severity="warning"),)
 
 
 def check(project: Project, machine: Machine, uv: Uv, request: Request) -> Outcome:
@@ -135,6 +148,8 @@ def dry_run(
     if intact is not None:
         text = f"would flip {request.environment.shown} to the {request.backend} environment built before"
         return Outcome(text=text, data={"action": "flip", "backend": request.backend})
+    if state.current is not None and state.current.key != build.key_of(state.inputs) and not request.described:
+        progress(_differences(state)[0].message)
     chosen, notes = _plan(state, detail=detail)
     before = {} if state.current is None or request.described else dict(state.current.manifest.get("planned", {}))
     lines = _plan_difference(before, chosen)
@@ -242,7 +257,9 @@ def _reusable(state: _State, *, progress: Progress) -> Generation | None:
         if not changed:
             return candidate
         if position == 0:
-            progress("the environment was changed behind mlenv's back and is replaced:")
+            moved = candidate.moved_from is not None
+            what = "was built elsewhere" if moved else "was changed behind mlenv's back"
+            progress(f"the environment {what} and is replaced:")
             for line in changed[:8]:
                 progress(f"  {line}")
     return None
@@ -354,7 +371,7 @@ def _nothing(state: _State) -> Outcome:
     return Outcome(text=text, data=data)
 
 
-def _done(state: _State, built: Generation, *, action: str, clock: Clock, notes: list[str]) -> Outcome:
+def _done(state: _State, built: Generation, *, action: str, clock: Clock, findings: tuple[Finding, ...]) -> Outcome:
     manifest, request = built.manifest, state.request
     foundation = len(manifest["foundation"])
     application = len(manifest["planned"]) - foundation
@@ -381,7 +398,7 @@ def _done(state: _State, built: Generation, *, action: str, clock: Clock, notes:
         "python": manifest["python"],
     }
     text = "\n".join(f"{label:<12} {value}" for label, value in rows)
-    return Outcome(text=text, data=data, findings=_as_notes(tuple(notes)))
+    return Outcome(text=text, data=data, findings=findings)
 
 
 def _recorded(state: _State) -> str:
