@@ -141,6 +141,10 @@ class EnvironmentBuildError(MlenvError):
     meaning = "the environment could not be built or written; the old one still stands"
 
 
+class NoSpaceError(EnvironmentBuildError):
+    """A disk is full, or a quota is used up."""
+
+
 class BusyError(MlenvError):
     """Another mlenv holds this project."""
 

@@ -115,7 +115,12 @@ def _change_places(
 ) -> None:
     if aside is not None:
         _displace(new.path, environment, aside)
-        _require_starting(environment, env=env, undo=lambda: (exchange(aside, environment), aside.rename(new.path)))
+
+        def back() -> None:
+            exchange(aside, environment)
+            aside.rename(new.path)
+
+        _require_starting(environment, env=env, undo=back)
         return
     if not os.path.lexists(environment):
         new.path.rename(environment)

@@ -19,8 +19,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from mlenv.errors import EnvironmentBuildError, FaultError, MlenvError, PackageIndexError, ProjectError, ResolutionError
-from mlenv.system import process
+from mlenv.errors import (
+    EnvironmentBuildError,
+    FaultError,
+    MlenvError,
+    NoSpaceError,
+    PackageIndexError,
+    ProjectError,
+    ResolutionError,
+)
+from mlenv.system import disks, process
 from mlenv.system.uv_messages import GENERATED_PROJECT, UPGRADES, answered, empty_page, explain, mask, missing_name
 
 # What a user sets to reach the network, and what a process needs to live.
@@ -427,7 +435,26 @@ def make_environment(uv: Uv, *, target: Path, python: Path, prompt: str, relocat
     argv += ["--relocatable"] if relocatable else []
     done = _run([*argv, "--prompt", prompt, target], env=uv.env)
     if done.code != 0:
-        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+        raise _failure(uv, done, at=target)
+
+
+def _failure(uv: Uv, done: process.Completed, *, at: Path) -> MlenvError:
+    """What a call of uv that writes to ``at`` failed with; of a full disk, which one that is."""
+    error = explain(done.err, code=done.code, default=EnvironmentBuildError)
+    if isinstance(error, NoSpaceError):
+        cache = _run([uv.binary, "cache", "dir", "--no-config", "--color", "never"], env=uv.env).out.strip()
+        places = {"the environment": at, "uv's cache": Path(cache), "temporary files": Path(tempfile.gettempdir())}
+        error.hint = _make_room(places)
+    return error
+
+
+def _make_room(places: Mapping[str, Path]) -> str:
+    """The hint to make room on the fullest of the disks that uv writes to."""
+    found = {what: disks.look(path) for what, path in places.items()}
+    what, disk = min(found.items(), key=lambda item: item[1].free)
+    on = f" on {disk.mount}" if disk.mount else ""
+    frees = "; `uv cache prune` frees some of it" if what == "uv's cache" else ""
+    return f"make room for {what}{on}: {disks.shown(disk.free)} are free at {disk.path}{frees}; then run it again"
 
 
 def install_plan(uv: Uv, *, plan: Path, python: Path, config: Path, adding: bool = False, strict: bool = True) -> None:
@@ -445,12 +472,14 @@ def install_plan(uv: Uv, *, plan: Path, python: Path, config: Path, adding: bool
     if cached.code == 0:
         return
     if uv.offline:
-        raise explain(cached.err, code=cached.code, default=EnvironmentBuildError)
-    if isinstance(error := explain(cached.err, code=cached.code), EnvironmentBuildError):
-        raise error  # a full disk: a second run would take half a package for a whole one (FACTS, reliability 1)
+        raise _failure(uv, cached, at=plan.parent)
+    if isinstance(explain(cached.err, code=cached.code), EnvironmentBuildError):
+        raise _failure(
+            uv, cached, at=plan.parent
+        )  # a full disk: a second run would take half a package for a whole one (FACTS, reliability 1)
     done = _run(argv, env=uv.env, echo=_until_error(uv.echo), terminal=uv.terminal)
     if done.code != 0:
-        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+        raise _failure(uv, done, at=plan.parent)
 
 
 # uv lists every package it installed, which in a new environment is all of them.
@@ -501,7 +530,7 @@ def install_local(
     env = {**uv.env, "PATH": path} if against else uv.env
     done = _run([*argv, "--quiet", *(["--offline"] if uv.offline else [])], env=env, echo=_until_error(uv.echo))
     if done.code != 0:
-        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+        raise _failure(uv, done, at=python.parent)
 
 
 def fetch_source(uv: Uv, *, plan: Path, python: Path, config: Path, to: Path, cache: Path) -> None:
@@ -520,7 +549,7 @@ def fetch_source(uv: Uv, *, plan: Path, python: Path, config: Path, to: Path, ca
         env = {**uv.env, "PYTHONPATH": folder, "MLENV_TAKE_SOURCE_TO": str(to)}
         done = _run([*argv, *(["--offline"] if uv.offline else [])], env=env)
     if not to.is_dir():
-        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+        raise _failure(uv, done, at=to.parent)
 
 
 def build_wheel(uv: Uv, *, source: Path, out: Path, python: Path, path: str) -> process.Completed:
@@ -550,7 +579,7 @@ def install_wheel(uv: Uv, *, wheel: Path, sha256: str, python: Path, config: Pat
         argv += ["--find-links", wheel.parent, "--require-hashes", "--offline", "--quiet", "--color", "never"]
         done = _run([*argv, "--python", python, "--config-file", config], env=uv.env)
     if done.code != 0:
-        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+        raise _failure(uv, done, at=python.parent)
 
 
 def _json(values: Sequence[str]) -> str:
@@ -566,7 +595,7 @@ def build_alone(uv: Uv, *, source: Path, folder: Path, python: Path, config: Pat
     done = _run(argv, env=uv.env, cwd=source.parent)
     built = sorted(folder.glob("*.whl"))
     if done.code != 0 or not built:
-        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+        raise _failure(uv, done, at=folder)
     return built[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from mlenv.errors import (
     FaultError,
     IntegrityError,
     MlenvError,
+    NoSpaceError,
     NoWheelError,
     PackageIndexError,
     ResolutionError,
@@ -35,6 +37,9 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 _REFUSED_BUILD = re.compile(r"mlenv-build-refused: (?P<what>.+)")
 _DOWNLOADING = re.compile(r"Failed to download `(?P<what>[^`]+)`")
 _BUILDING = re.compile(r"Failed to build `(?P<what>[^`]+)`")
+_BUILD_CALL = re.compile(r"(?P<call>Call to `[^`]+` failed[^\n]*)\n(?P<output>.*)", re.DOTALL)
+# Where uv's cache is on another file system; its lines below are indented.
+_COPIES = re.compile(r"^warning: Failed to (?:hardlink|reflink|clone)[^\n]*\n(?:[ \t]+[^\n]*\n?)*", re.MULTILINE)
 _MISSING = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*) was not found in the (?P<where>package registry|cache|provided)")
 _EMPTY = re.compile(r"there are no versions of (?P<name>[a-z0-9][a-z0-9._-]*)")
 _ABSENT = re.compile(r"there is no version of (?P<name>[a-z0-9][a-z0-9._-]*)")
@@ -83,6 +88,8 @@ _PROGRESS = re.compile(
 )
 _MAX_LINES = 8
 _MAX_LISTED = 4
+_MAX_OUTPUT = 20
+_WHOLE_OUTPUT = "run again with -v to see its whole output"
 _WHOLE = "-v shows uv's whole explanation"
 
 
@@ -105,7 +112,7 @@ def explain(
     recognised. ``code`` is uv's exit status, negative where a signal ended it. ``files`` are the requirements and
     constraints uv read (path → text), so that a conflict names the file that says each side.
     """
-    plain = _ANSI.sub("", text)
+    plain = _COPIES.sub("", _ANSI.sub("", text))
     clean = mask(plain.replace(folder + "/", "") if folder else plain)
     error = _recognised(clean, files or {}) or _unrecognised(clean, code=code, default=default)
     error.detail = clean.strip()
@@ -127,10 +134,17 @@ def _unrecognised(text: str, *, code: int, default: type[MlenvError]) -> MlenvEr
             f"uv refuses how mlenv calls it: {shorten(text)}", hint="is uv much newer than mlenv? Reinstall mlenv"
         )
     if failed := _BUILDING.search(text):
-        return default(
-            f"{failed['what']} could not be built\n{shorten(text)}", hint="run again with -v to see its output"
-        )
+        return default(f"{failed['what']} could not be built\n{_said_by_build(text)}", hint=_WHOLE_OUTPUT)
     return default(shorten(text) or f"uv ended with exit status {code} and said nothing", hint="run again with -v")
+
+
+def _said_by_build(text: str) -> str:
+    """What was called, and the end of what that wrote: a compiler's error is the last thing it says."""
+    found = _BUILD_CALL.search(text)
+    if found is None:
+        return shorten(text)
+    output = textwrap.dedent(found["output"].partition("\nhint:")[0]).strip("\n").splitlines()
+    return "\n".join([found["call"], *(["..."] if len(output) > _MAX_OUTPUT else []), *output[-_MAX_OUTPUT:]])
 
 
 def shorten(text: str) -> str:
@@ -182,9 +196,8 @@ def _hash(text: str) -> MlenvError | None:
 
 def _space(text: str) -> MlenvError | None:
     if any(word in text for word in _NO_SPACE):
-        return EnvironmentBuildError(
-            f"there is no space left on the device\n{_last_causes(text)}",
-            hint="make room (`uv cache prune` frees uv's cache), then run it again",
+        return NoSpaceError(
+            f"there is no space left on the device\n{_last_causes(text)}", hint="make room, then run it again"
         )
     if _NO_CACHE in text:
         return EnvironmentBuildError(f"uv's cache can't be used\n{shorten(text)}", hint=OTHER_CACHE)
