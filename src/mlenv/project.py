@@ -34,7 +34,8 @@ class Project:
 
     ``alone`` is the backend whose own lock it is looked at through, beside ``main_lock``; None for the main lock.
     ``channel`` is where its foundation comes from. ``tried`` are overlays that take the place of the files'. ``bare``:
-    neither requirements nor lock are read. ``tell`` is called with what a file that is read had to say.
+    neither requirements nor lock are read. ``tell`` is called with what a file that is read had to say, ``reread`` for
+    the settings as they are now.
     """
 
     root: Path
@@ -47,6 +48,11 @@ class Project:
     channel: Channel = "stable"
     bare: bool = False
     tell: Callable[[Finding], None] = field(default=lambda _: None, repr=False, compare=False)
+    reread: Callable[[], Settings] | None = field(default=None, repr=False, compare=False)
+
+    def now(self) -> Project:
+        """The project as its files are now, for who had to wait for its lock. Raises ProjectError."""
+        return replace(self, settings=self.settings if self.reread is None else self.reread())
 
     @property
     def locks(self) -> tuple[Project, ...]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -77,9 +77,15 @@ class Session:
 
         root = self.root
         nowhere = None if machine_files else Path(os.devnull, "mlenv.toml")  # there is no such file
-        loaded, notes = settings.load(
-            root, environ=self.environ, overrides=overrides or {}, user_file=nowhere, system_file=nowhere
+        load = partial(
+            settings.load,
+            root,
+            environ=self.environ,
+            overrides=overrides or {},
+            user_file=nowhere,
+            system_file=nowhere,
         )
+        loaded, notes = load()
         settings.refuse_unfinished(loaded)
         for note in notes:
             self._show_finding(note)
@@ -91,7 +97,14 @@ class Session:
 
             for name in uv.dropped(self.environ):
                 self.detail(f"{name} is set and is kept from uv")
-        return Project(root=root, settings=loaded, environ=self.environ, notes=notes, tell=self._tell)
+        return Project(
+            root=root,
+            settings=loaded,
+            environ=self.environ,
+            notes=notes,
+            tell=self._tell,
+            reread=lambda: load()[0],
+        )
 
     def uv(self) -> Uv:
         """How uv is to be started in this call."""

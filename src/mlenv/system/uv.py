@@ -28,7 +28,7 @@ from mlenv.errors import (
     ProjectError,
     ResolutionError,
 )
-from mlenv.system import disks, process
+from mlenv.system import disks, process, scratch
 from mlenv.system.uv_messages import GENERATED_PROJECT, UPGRADES, answered, empty_page, explain, mask, missing_name
 
 # What a user sets to reach the network, and what a process needs to live.
@@ -162,7 +162,7 @@ def version(uv: Uv) -> str:
 
 def cache_folder(uv: Uv, *, config: str) -> Path:
     """uv's cache, as a call with the configuration ``config`` (text of a uv.toml) uses it. Raises FaultError."""
-    with tempfile.TemporaryDirectory(prefix="mlenv-") as folder:
+    with scratch.folder() as folder:
         path = Path(folder, "uv.toml")
         path.write_text(config, encoding="utf-8")
         done = _run([uv.binary, "cache", "dir", "--config-file", path, "--color", "never"], env=uv.env)
@@ -361,8 +361,7 @@ def _compile_argv(uv: Uv, task: Compilation, output: Path) -> list[str | Path]:
 @contextmanager
 def _folder(task: Compilation) -> Iterator[Path]:
     """A private folder that holds what uv reads and nothing else."""
-    with tempfile.TemporaryDirectory(prefix="mlenv-") as name:
-        folder = Path(name).resolve()
+    with scratch.folder() as folder:
         excluded = "".join(f"{name}\n" for name in task.excluded)
         for path, text in {**task.files, f"{_OWN}/uv.toml": task.config, f"{_OWN}/excluded.txt": excluded}.items():
             target = folder / path
@@ -471,12 +470,9 @@ def install_plan(uv: Uv, *, plan: Path, python: Path, config: Path, adding: bool
     cached = _run([*argv, "--offline"], env=uv.env)
     if cached.code == 0:
         return
-    if uv.offline:
+    # After a full disk a second run would take half a package for a whole one (FACTS, reliability 1).
+    if uv.offline or isinstance(explain(cached.err, code=cached.code), EnvironmentBuildError):
         raise _failure(uv, cached, at=plan.parent)
-    if isinstance(explain(cached.err, code=cached.code), EnvironmentBuildError):
-        raise _failure(
-            uv, cached, at=plan.parent
-        )  # a full disk: a second run would take half a package for a whole one (FACTS, reliability 1)
     done = _run(argv, env=uv.env, echo=_until_error(uv.echo), terminal=uv.terminal)
     if done.code != 0:
         raise _failure(uv, done, at=plan.parent)
@@ -540,13 +536,13 @@ def fetch_source(uv: Uv, *, plan: Path, python: Path, config: Path, to: Path, ca
     copy instead, so no code of it runs. ``cache`` is a cache of uv's that nothing is ever built in: what was built for
     another foundation can't be in the source. Raises IntegrityError, PackageIndexError or EnvironmentBuildError.
     """
-    with tempfile.TemporaryDirectory(prefix="mlenv-") as folder:
+    with scratch.folder() as folder:
         taker = resources.files("mlenv.data").joinpath("take_source.py").read_bytes()
         Path(folder, "sitecustomize.py").write_bytes(taker)
         argv: list[str | Path] = [uv.binary, "pip", "sync", plan, "--python", python, "--config-file", config]
         argv += ["--target", Path(folder, "target"), "--cache-dir", cache, "--no-build-isolation", "--require-hashes"]
         argv += ["--preview-features", "pylock", "--color", "never"]
-        env = {**uv.env, "PYTHONPATH": folder, "MLENV_TAKE_SOURCE_TO": str(to)}
+        env = {**uv.env, "PYTHONPATH": str(folder), "MLENV_TAKE_SOURCE_TO": str(to)}
         done = _run([*argv, *(["--offline"] if uv.offline else [])], env=env)
     if not to.is_dir():
         raise _failure(uv, done, at=to.parent)
@@ -572,7 +568,7 @@ def install_wheel(uv: Uv, *, wheel: Path, sha256: str, python: Path, config: Pat
     EnvironmentBuildError.
     """
     name, version = wheel.name.split("-")[:2]
-    with tempfile.TemporaryDirectory(prefix="mlenv-") as folder:
+    with scratch.folder() as folder:
         listed = Path(folder, "wheel.txt")
         listed.write_text(f"{name}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
         argv: list[str | Path] = [uv.binary, "pip", "install", "--requirements", listed, "--no-deps", "--no-index"]
