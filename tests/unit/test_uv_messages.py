@@ -736,3 +736,8 @@ def test_how_uv_links_is_no_part_of_an_error() -> None:
     assert isinstance(error, NoSpaceError)
     assert "UV_LINK_MODE" not in error.message
     assert error.message.splitlines()[1] == "Failed to install: a-1.0-py3-none-any.whl (a==1.0)"
+
+
+def test_an_addition_that_uv_cannot_read_is_called_as_it_was_asked_for() -> None:
+    text = "error: Couldn't parse requirement in `with.txt` at position 0\n  cause: expected version to start\n"
+    assert explain(text, code=2).message.startswith("Couldn't parse requirement in --with at position 0")

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 UPGRADES = "--upgrade-package"
 """What the words after ``-P`` are called among the files."""
 
+WITH, ASKED_WITH = "with.txt", "--with asks for"
+"""The file that holds personal additions, and what a conflict says of them."""
+
 # The name of the project that mlenv generates for uv; see resolution.py.
 GENERATED_PROJECT = "mlenv-inputs"
 
@@ -113,7 +116,7 @@ def explain(
     constraints uv read (path → text), so that a conflict names the file that says each side.
     """
     plain = _COPIES.sub("", _ANSI.sub("", text))
-    clean = mask(plain.replace(folder + "/", "") if folder else plain)
+    clean = mask(plain.replace(folder + "/", "") if folder else plain).replace(f"`{WITH}`", "--with")
     error = _recognised(clean, files or {}) or _unrecognised(clean, code=code, default=default)
     error.detail = clean.strip()
     return error
@@ -459,7 +462,7 @@ def _says(path: str) -> str:
     """The words for who says it; what mlenv generated for the overlay's pins is the project's."""
     if not path or path.startswith("."):
         return _PROJECT
-    told: Mapping[str, str] = {"lock.txt": "the lock pins", "with.txt": "--with asks for", UPGRADES: "-P asks for"}
+    told: Mapping[str, str] = {"lock.txt": "the lock pins", WITH: ASKED_WITH, UPGRADES: "-P asks for"}
     return told.get(path, f"{path} allows" if path.startswith("constraints/") else f"{path} requires")
 
 
