@@ -234,7 +234,7 @@ def read_only(project: Project) -> bool:
 
 def mending(project: Project, command: str) -> str:
     """The hint to run ``command``, which writes to the project; where that can't be done, what can."""
-    if not read_only(project):
+    if not read_only(project) or "--image" in command:  # which writes elsewhere
         return f"run {command}"
     elsewhere = "`mlenv sync --image --env PATH` builds one elsewhere"
     return f"the project is read-only here: where it can be written, run {command}; here {elsewhere}"
