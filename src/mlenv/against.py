@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from mlenv.system import cache, generation
 from mlenv.system import uv as uv_module
 from mlenv.system.cache import Wheel
 from mlenv.system.uv import Uv
+from mlenv.values import dataclass
 
 if TYPE_CHECKING:
     import ast

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from mlenv import platforms
@@ -16,9 +16,10 @@ from mlenv.catalogue import Catalogue, Channel
 from mlenv.errors import NoBackendError, ProjectError
 from mlenv.judgement import Judgement, Target, judge
 from mlenv.machine import Machine, dotted
+from mlenv.values import dataclass
 
 OF_PROJECT = "of this project"
-_MAJOR = re.compile(r"cuda(\d+)")
+_MAJOR = r"cuda(\d+)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ def parse_request(word: str | None, *, said_by: str | None = None) -> Request:
     """None → automatic, ``cuda13`` → a CUDA major, anything else → that backend. ``said_by``: the setting."""
     if word is None:
         return Automatic()
-    major = _MAJOR.fullmatch(word)
+    major = re.fullmatch(_MAJOR, word)
     return CudaMajor(major=int(major[1]), said_by=said_by) if major else Named(backend=word, said_by=said_by)
 
 

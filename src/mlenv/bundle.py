@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,6 +16,7 @@ from mlenv.catalogue import Channel
 from mlenv.errors import FindingError, IntegrityError, ProjectError
 from mlenv.lockfile import Pin
 from mlenv.plan import APPLICATION, Plan, Planned
+from mlenv.values import dataclass
 
 SCHEMA = 1
 MANIFEST = "bundle.json"

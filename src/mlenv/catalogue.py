@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
+
+from mlenv.values import dataclass
 
 if TYPE_CHECKING:
     from mlenv.catalogue_rows import Rows
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
 Version = tuple[int, int]
 Channel = Literal["stable", "nightly"]
 
-_CUDA_NAME = re.compile(r"cu(\d{2,4})")
-_MINOR = re.compile(r"(\d+)\.(\d+)")
+_CUDA_NAME = r"cu(\d{2,4})"
+_MINOR = r"(\d+)\.(\d+)"
 _NEWER_THAN_ALL = (9999, 0)
 
 
@@ -235,7 +237,7 @@ class Catalogue:
 
 def cuda_of(name: str) -> Version | None:
     """The CUDA version in a backend's name: ``cu126`` → (12, 6), ``cu92`` → (9, 2), ``cpu`` → None."""
-    found = _CUDA_NAME.fullmatch(name)
+    found = re.fullmatch(_CUDA_NAME, name)
     if found is None:
         return None
     digits = found[1]
@@ -245,7 +247,7 @@ def cuda_of(name: str) -> Version | None:
 
 def minor_of(torch_version: str) -> Version | None:
     """``2.14.1+cu130`` → (2, 14); None for what is no version."""
-    found = _MINOR.match(torch_version)
+    found = re.match(_MINOR, torch_version)
     return (int(found[1]), int(found[2])) if found else None
 
 

@@ -9,7 +9,6 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mlenv.errors import ProjectError
@@ -17,6 +16,7 @@ from mlenv.lockfile import digest
 from mlenv.machine import Machine
 from mlenv.report import Finding
 from mlenv.textfile import conflict_line
+from mlenv.values import dataclass
 
 SCHEMA = 1
 _FILE = r'"file": ("(?:[^"\\]|\\.)*")'

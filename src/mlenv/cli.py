@@ -256,8 +256,8 @@ def lock_command(session: Session, *, wait: float, machines: tuple[Path, ...], *
     if only_looked:
         # A hook's answer depends on the project's files and its arguments alone.
         session.environ = {name: value for name, value in session.environ.items() if not name.startswith("MLENV_")}
-        session.show(lock.check(session.project(overrides, machine_files=False)))
-    project = session.project(overrides)
+        session.show(lock.check(session.project(overrides, machine_files=False, whole=session.member is None)))
+    project = session.project(overrides, whole=True)
     if asked.verify_hashes:
         session.show(lock.verify_hashes(project, session.uv(), progress=session.progress))
     asked.refuse_overwriting(project)
@@ -379,8 +379,9 @@ def sync_command(
     from dataclasses import replace
 
     from mlenv import selection
-    from mlenv.build import Verify
     from mlenv.commands import sync
+    from mlenv.standing import Request
+    from mlenv.wanted import Verify
 
     _refuse_beside_image(
         image=image,
@@ -429,7 +430,7 @@ def sync_command(
     if place.image and not check and not dry_run:
         told = f"{place.shown} was built for an image, where no generation can stand"
         raise UsageError(told, hint="add --image, or name another path")
-    asked = sync.Request(
+    asked = Request(
         backend=chosen.backend,
         reasons=chosen.reasons,
         environment=place,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from mlenv.errors import ResolutionError
+from mlenv.values import dataclass
 
 _SHOWN = 3
 

@@ -9,7 +9,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mlenv import lockfile, platforms
+from mlenv import freshness, lockfile, platforms
 from mlenv.errors import FindingError, ProjectError
 from mlenv.lockfile import Header, Lock, Pin, digest
 from mlenv.project import Project
@@ -20,9 +20,10 @@ RELOCK = "run `mlenv lock`"
 
 def inputs(project: Project) -> dict[str, str]:
     """path → digest of the meaning of every requirements file and of every local project's dependencies."""
-    from mlenv.requirements import meaning
+    from mlenv.requirements import WORKSPACE_FILE, meaning
 
-    found = {file.path: digest(meaning(file)) for file in project.requirements.files}
+    files = (file for file in project.requirements.files if file.path != WORKSPACE_FILE)
+    found = {file.path: digest(meaning(file)) for file in files}
     for local in project.requirements.local_projects:
         found[local.metadata_path] = digest(local.dependency_text)
     return found
@@ -80,12 +81,24 @@ def _lacking(project: Project, backend: str, package: str, *, line: int | None) 
 
 def require_current(project: Project) -> None:
     """Raise FindingError where the lock is missing or not current, with the reasons."""
-    findings = check_lock(project)
-    if not findings:
+    if is_current(project):
         return
+    findings = check_lock(project)
     told = "\n".join(f"  {finding}" for finding in findings[:6])
     state = "missing" if findings[0].kind == "lock-missing" else "not current"
     raise FindingError(f"{project.settings.lock} is {state}:\n{told}", hint=findings[0].hint or RELOCK)
+
+
+def is_current(project: Project) -> bool:
+    """Whether there is a lock that is current."""
+    return _quick_yes(project) or not check_lock(project)
+
+
+def _quick_yes(project: Project) -> bool:
+    """Whether no byte changed since the lock was made (docs/adr/0009); where one did, its meaning is looked at."""
+    tried = project.tried or project.bare or project.alone is not None
+    found = None if tried else freshness.unchanged(project.root, {})
+    return found is not None and found[0] == project.settings.lock
 
 
 def check_lock(project: Project) -> tuple[Finding, ...]:
@@ -121,7 +134,29 @@ def check_lock(project: Project) -> tuple[Finding, ...]:
         *_plugins(project, lock, lock.header),
         *_target(project, lock, lock.header),
         *_contents(project, lock),
+        *_beside(project, lock.header),
     )
+
+
+def _beside(project: Project, header: Header) -> tuple[Finding, ...]:
+    """At a workspace's root: members that came or went. In a member: whether its lock is the one that was made there.
+
+    That each member's lock is as it was made is asked when that lock is looked at.
+    """
+    if project.member is None:
+        views = (project.of_member(member) for member in project.workspace.together)
+        there = {(view if project.alone is None else view.of_lock(project.alone)).settings.lock for view in views}
+        told = [f"{lock} is a new member's" for lock in sorted(there - header.members.keys())]
+        told += [f"{lock} is no member's any more" for lock in sorted(header.members.keys() - there)]
+        where = project.settings.lock
+        return tuple(Finding(kind="lock-member", message=text, path=where, hint=RELOCK) for text in told)
+    whole = project.of_all
+    beside = (whole if project.alone is None else whole.of_lock(project.alone)).lock
+    made = beside.header.members.get(project.settings.lock) if beside is not None and beside.header else None
+    if project.settings.isolated or made == lockfile.digest(lockfile.body_of(project.lock_text or "")):
+        return ()
+    message = f"was not made together with {whole.settings.lock}, the lock of the whole workspace"
+    return (Finding(kind="lock-member", message=message, path=project.settings.lock, hint=RELOCK),)
 
 
 def check_body(project: Project) -> tuple[Finding, ...]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from itertools import combinations
 
 from packaging.utils import canonicalize_name
+
+from mlenv.values import dataclass
 
 ROOT_NAMES = ("torch", "torchvision", "torchaudio", "tensorflow", "jax")
 """What is chosen by an overlay wherever one pins it (CONTRACT, Words: Roots)."""

@@ -25,7 +25,7 @@ _PIN = re.compile(r"(?m)^[a-z0-9][a-z0-9-]*(?:\[[^\]]*\])?(?:==| @ )")
 def seen(root: Path, inputs: Iterable[str], overrides: Mapping[str, object]) -> str:
     """A digest of the bytes that a lock is made from, as they are now; nothing where they can't be read."""
     try:
-        return _fingerprint("", root, inputs, overrides)
+        return _fingerprint("", root, _settings(root), inputs, overrides)
     except (OSError, ValueError):
         return ""
 
@@ -36,8 +36,9 @@ def stamped(text: str, root: Path, inputs: Iterable[str], overrides: Mapping[str
     Without it where they are not those any more that were ``seen`` before: somebody saved a file meanwhile.
     """
     try:
-        _require_plain(_settings(root), root)
-        fingerprint = _fingerprint(text, root, inputs, overrides)
+        table = _settings(root)
+        _require_plain(table, root)
+        fingerprint = _fingerprint(text, root, table, inputs, overrides)
     except (OSError, ValueError, LookupError):
         return text  # nobody would read it
     if seen(root, inputs, overrides) != before:
@@ -62,7 +63,7 @@ def unchanged(root: Path, overrides: Mapping[str, object]) -> tuple[str, int] | 
         name = str(overrides.get("lock") or table.get("lock", "requirements.txt"))
         text = (root / name).read_bytes().decode("utf-8").replace("\r\n", "\n")
         found = _LINE.search(text)
-        if found is None or found[1] != _fingerprint(unstamped(text), root, _INPUT.findall(text), overrides):
+        if found is None or found[1] != _fingerprint(unstamped(text), root, table, _INPUT.findall(text), overrides):
             return None
     except (OSError, ValueError, LookupError):
         return None
@@ -74,11 +75,13 @@ def in_words(name: str, packages: int) -> str:
     return f"{name} is current ({packages} packages)"
 
 
-def _fingerprint(text: str, root: Path, inputs: Iterable[str], overrides: Mapping[str, object]) -> str:
+def _fingerprint(
+    text: str, root: Path, table: Mapping[str, object], inputs: Iterable[str], overrides: Mapping[str, object]
+) -> str:
     """Of the lock, everything that it is made from, and the names that mlenv takes for foundation."""
     overlays = (path.relative_to(root).as_posix() for path in _overlays(root))
     names = pkgutil.get_data("mlenv.data", "foundation.toml") or b""
-    said = json.dumps([overrides, _settings(root)], sort_keys=True, default=str)
+    said = json.dumps([overrides, table], sort_keys=True, default=str)
     indexes = _URL.sub(b"url", _bytes(root / "uv.toml"))  # URLs are in no digest
     parts = [said.encode(), names, indexes, text.encode()]
     parts += [b"\0".join((path.encode(), _bytes(root / path))) for path in sorted({*inputs, *overlays})]
@@ -98,7 +101,10 @@ def _settings(root: Path) -> Mapping[str, object]:
         return {}
     import tomllib
 
-    table = tomllib.loads(path.read_bytes().decode("utf-8")).get("tool", {}).get("mlenv", {})
+    tool = tomllib.loads(path.read_bytes().decode("utf-8")).get("tool", {})
+    table = tool.get("mlenv", {})
+    if "workspace" in tool.get("uv", {}):  # whose members are adopted
+        return {"workspace": True, **table}
     return table if isinstance(table, dict) else {}
 
 

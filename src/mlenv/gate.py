@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from mlenv.errors import FindingError, IntegrityError, MlenvError
 from mlenv.foundation import FoundationNames, colliding
 from mlenv.report import Finding
 from mlenv.system.inventory import Inventory, Package, Recorded, owners
+from mlenv.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

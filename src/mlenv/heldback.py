@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from packaging.version import Version
@@ -22,6 +22,7 @@ from mlenv.report import Finding
 from mlenv.resolution import NAMES_FILE, Resolved
 from mlenv.solve import Question
 from mlenv.system.uv import Uv
+from mlenv.values import dataclass
 
 Progress = Callable[[str], None]
 _NEEDS = re.compile(r"(?P<who>[A-Za-z0-9._-]+)(?P<which>==[^\s,]+|[^\s,]*) depends on (?P<what>[A-Za-z0-9._-]+[^\s,]*)")

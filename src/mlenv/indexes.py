@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from mlenv import credentials
 from mlenv.errors import ProjectError, UsageError, did_you_mean
 from mlenv.report import Finding
 from mlenv.textfile import conflict_line, read_text
+from mlenv.values import dataclass
 
 DEFAULT = "default"
 """The name that settings use for uv's default index."""
@@ -74,9 +75,9 @@ _REFUSED: Mapping[str, str] = {
 }
 _IS_URL = "write https://..., file:///... or the path of a folder"
 
-_NAME = re.compile(r"[A-Za-z0-9._-]+")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_NAME = r"[A-Za-z0-9._-]+"
+_UNPRINTABLE = r"[\x00-\x1f\x7f\ud800-\udfff]"
+_BARE_KEY = r"[A-Za-z0-9_-]+"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,7 +339,7 @@ def _one_index(file: _File, table: Mapping[str, Any], at: int) -> Index:
 def _index_name(file: _File, name: object, at: int) -> str | None:
     if name is None:
         return None
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not re.fullmatch(_NAME, name):
         hint = "write letters, digits, hyphens, underscores and dots"
         raise file.error(f"{name!r} is no name of an index", key="name", at=at, hint=hint)
     return name
@@ -384,7 +385,7 @@ def _require_no_credentials(file: _File, value: object, *, key: str, at: int | N
 
 def _absolute(url: str, folder: Path) -> str | None:
     """The URL; of a path its ``file:`` URL, as uv reads the configuration from another folder. None for neither."""
-    if not url or _UNPRINTABLE.search(url) or (" " in url and "://" in url):
+    if not url or re.search(_UNPRINTABLE, url) or (" " in url and "://" in url):
         return None
     if "://" not in url:
         return Path(os.path.normpath(folder.absolute() / url)).as_uri()
@@ -443,7 +444,7 @@ def _default_of(table: Mapping[str, Any], folder: Path) -> Index | None:
     absolute = _absolute(url, folder) if isinstance(url, str) else None
     if absolute is None or form not in ("simple", "flat"):
         return None
-    known = name if isinstance(name, str) and _NAME.fullmatch(name) else None
+    known = name if isinstance(name, str) and re.fullmatch(_NAME, name) else None
     extra = {"authenticate": table["authenticate"]} if "authenticate" in table else {}
     return Index(name=known, url=absolute, default=True, format=form, extra=extra)
 
@@ -459,7 +460,7 @@ def _from_variables(environ: Mapping[str, str], root: Path) -> Index | None:
         value = environ.get(variable, "").strip()
         if value:
             name, equals, rest = value.partition("=")
-            named = bool(equals) and _NAME.fullmatch(name) is not None
+            named = bool(equals) and re.fullmatch(_NAME, name) is not None
             url = _variable_url(rest if named else value, root, said_by=variable)
             return Index(name=name if named else None, url=url, default=True)
     return None
@@ -520,7 +521,7 @@ def as_table(index: Index) -> dict[str, object]:
 
 
 def _key(text: str) -> str:
-    return text if _BARE_KEY.fullmatch(text) else _value(text)
+    return text if re.fullmatch(_BARE_KEY, text) else _value(text)
 
 
 def _value(value: object) -> str:

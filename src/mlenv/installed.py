@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlenv.system import generation, inventory
 from mlenv.textfile import read_text
+from mlenv.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

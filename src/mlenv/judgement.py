@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlenv import platforms
 from mlenv.catalogue import Backend, Catalogue, Channel, Code, Release, Version, is_nightly
 from mlenv.machine import Gpu, Machine, dotted
+from mlenv.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mlenv.errors import ProjectError, did_you_mean
@@ -28,6 +29,7 @@ from mlenv.requirement_lines import (
     dependency,
 )
 from mlenv.textfile import inside, require_text
+from mlenv.values import dataclass
 
 # Tables of pyproject.toml that may hold dependencies where [project] leaves them to the build.
 _BUILD_TOOLS = ("setuptools", "setuptools_scm", "poetry", "hatch", "pdm", "flit", "scikit-build", "maturin")
@@ -63,6 +65,16 @@ class LocalProject:
         extras = f"[{','.join(self.extras)}]" if self.extras else ""
         return f"{'-e ' if self.editable else ''}{'.' if self.relative == '.' else f'./{self.relative}'}{extras}"
 
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """The canonical names that it states to require, with its extras; none where the build decides."""
+        if self.stated is None:
+            return ()
+        project = _table(_toml(self.stated, self.metadata_path), "project")
+        groups = _table(project, "optional-dependencies")
+        listed = [*project.get("dependencies", ()), *(one for extra in self.extras for one in groups.get(extra, ()))]
+        return tuple(canonicalize_name(Requirement(text).name) for text in listed)
+
     def line_for_uv(self) -> str:
         """The line as uv takes it from a file in any folder, ``-e`` in front where it is editable."""
         extras = f"[{','.join(self.extras)}]" if self.extras else ""
@@ -96,29 +108,45 @@ class LocalProject:
         return replace(self, extras=extras, editable=self.editable or other.editable, name=self.name or other.name)
 
 
-def find_local_project(root: Path, path: str, line: Line, folder: FolderLine) -> LocalProject:
-    """The local project that ``line`` of the file ``path`` names; its folder is relative to ``root``, as for pip.
+def find_local_project(root: Path, path: str, line: Line, named: FolderLine, *, folder: str = "") -> LocalProject:
+    """The local project that ``line`` of the file ``path`` names; its folder is relative to ``folder``, as for pip.
 
     Raises ProjectError where the folder is outside, is no project, or what it states can't be read or trusted.
     """
-    relative = inside(root, folder.path, origin=path, line=line.number)
+    relative = inside(root, os.path.join(folder, named.path), origin=path, line=line.number)  # noqa: PTH118 - POSIX text
     absolute = Path(os.path.abspath(root / relative))  # noqa: PTH100 - links are kept as they are
-    _require_project(absolute, root, path, line, folder)
+    _require_project(absolute, root / folder, path, line, named)
     described = _described(root, relative)
-    if folder.name and described.name and folder.name != described.name:
-        message = f"the project in {folder.path} is {described.name}, not {folder.name}"
+    if named.name and described.name and named.name != described.name:
+        message = f"the project in {named.path} is {described.name}, not {named.name}"
         raise ProjectError(message, path=path, line=line.number, hint="correct the name")
     return LocalProject(
         path=absolute,
         relative=relative,
-        editable=folder.editable,
-        extras=folder.extras,
-        name=described.name or folder.name,
+        editable=named.editable,
+        extras=named.extras,
+        name=described.name or named.name,
         metadata_path=described.path,
         dependency_text=described.text,
         stated=described.stated,
         line=line.number,
         comment=line.comment,
+    )
+
+
+def own_package(root: Path, folder: str, *, extras: tuple[str, ...] = (), line: int = 0) -> LocalProject:
+    """The package of a workspace in ``folder`` (POSIX), editable. Raises ProjectError as ``find_local_project``."""
+    described = _described(root, folder)
+    return LocalProject(
+        path=Path(os.path.abspath(root / folder)),  # noqa: PTH100 - links are kept as they are
+        relative=folder,
+        editable=True,
+        extras=extras,
+        name=described.name,
+        metadata_path=described.path,
+        dependency_text=described.text,
+        stated=described.stated,
+        line=line,
     )
 
 
@@ -307,7 +335,9 @@ def _bare_project(project: Mapping[str, Any]) -> str | None:
     if "name" not in project:
         return None
     kept = ("name", "requires-python", "dependencies", "optional-dependencies")
-    return tomlkit.dumps({"project": {"version": "0", **{key: project[key] for key in kept if key in project}}})
+    return tomlkit.dumps(
+        {"project": {"version": project.get("version", "0"), **{key: project[key] for key in kept if key in project}}}
+    )
 
 
 def _left_to_build(folder: Path, document: Mapping[str, Any]) -> str:

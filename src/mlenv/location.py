@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 PROJECT_FILE = "pyproject.toml"
@@ -35,6 +36,18 @@ def find_root(start: Path) -> Path:
         if (folder / ".git").exists():
             break
     return start
+
+
+def workspaces_above(root: Path) -> Iterator[Path]:
+    """The folders above ``root`` that declare a workspace, the nearest first; a nested repository may be a member."""
+    for folder in root.parents:
+        path = folder / PROJECT_FILE
+        try:
+            found = path.is_file() and ".workspace]" in path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        if found:
+            yield folder
 
 
 def is_project(folder: Path) -> bool:

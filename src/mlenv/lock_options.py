@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, cast
 
 from mlenv.errors import UsageError
 from mlenv.location import CONSTRAINTS, looks_compiled
+from mlenv.values import dataclass
 
 if TYPE_CHECKING:
     from mlenv.locking import Wish

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
+from functools import cached_property
 from typing import Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -19,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 from mlenv import platforms
 from mlenv.errors import FindingError
+from mlenv.values import dataclass
 
 SCHEME = 1
 DIGEST_LENGTH = 32
@@ -79,11 +81,15 @@ class Style:
     strip_extras: bool = False
 
 
+STYLE = Style()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """What a lock says of itself: the target, a digest per input, the backends it is proven on, its body's digest.
 
     ``plugins``: backend and the package that brings it, a space between → the digest of the names that it adds.
+    ``members``: in the lock of a workspace, the path of each member's lock → the digest of its body.
     """
 
     scheme: int = SCHEME
@@ -94,6 +100,7 @@ class Header:
     settings: str
     proven: Mapping[str, str]
     plugins: Mapping[str, str] = field(default_factory=dict)
+    members: Mapping[str, str] = field(default_factory=dict)
     body: str = ""
 
 
@@ -104,13 +111,22 @@ class Lock:
     ``conflicts`` are the lines of merge markers. ``body_digest`` is what the header's would be for this body alone.
     """
 
-    pins: tuple[Pin, ...]
+    text: str = field(repr=False)
     header: Header | None = None
     torn: FindingError | None = field(default=None, compare=False)
-    excluded: tuple[str, ...] = ()
     conflicts: tuple[int, ...] = ()
     body_digest: str = ""
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def pins(self) -> tuple[Pin, ...]:
+        """What is pinned, by name; parsed when it is asked for, as a header is often all that is needed."""
+        return parse_pins(self.text)
+
+    @cached_property
+    def excluded(self) -> tuple[str, ...]:
+        """The packages that the footer names as left out."""
+        return _excluded(self.text)
 
     @property
     def as_written(self) -> bool:
@@ -184,10 +200,9 @@ def parse(text: str, *, path: str) -> Lock:
     header = _parse_header(own, path=path) if own else None
     conflicts = tuple(n for n, line in enumerate(lines, 1) if _is_marker(line))
     return Lock(
-        pins=parse_pins(text),
+        text=text,
         header=header if isinstance(header, Header) else None,
         torn=header if isinstance(header, FindingError) else None,
-        excluded=_excluded(text),
         conflicts=conflicts,
         body_digest=digest(body_of(text)),
         lines=where,
@@ -227,7 +242,7 @@ def render(
     pins: Iterable[Pin],
     excluded: Iterable[str],
     command: str = "mlenv lock",
-    style: Style = Style(),
+    style: Style = STYLE,
 ) -> str:
     """The text of a lock; the header's body digest is computed here."""
     body = _render_body(pins, excluded, style)
@@ -239,12 +254,13 @@ def _seal(header: Header, body_digest: str) -> str:
 
     git joins an overlay's line of one lock with the pins of another without a conflict; nobody has resolved those.
     """
+    last = (header.proven, header.plugins, header.members)
     parts = (
         header.python,
         *header.platforms,
         *(f"{name} {value}" for each in (header.inputs, header.overlays) for name, value in sorted(each.items())),
         header.settings,
-        *(f"{name} {value}" for each in (header.proven, header.plugins) for name, value in sorted(each.items())),
+        *(f"{name} {value}" for each in last for name, value in sorted(each.items())),
         body_digest,
     )
     return digest("\n".join(parts))
@@ -266,6 +282,7 @@ def _render_header(header: Header, command: str) -> str:
         *(f"# mlenv plugin: {who} {value}" for who, value in sorted(header.plugins.items())),
         f"# mlenv settings: {header.settings}",
         *(f"# mlenv proven: {backend} {value}" for backend, value in sorted(header.proven.items())),
+        *(f"# mlenv member: {lock} {value}" for lock, value in sorted(header.members.items())),
         f"# mlenv body: {header.body}",
         "#",
     ]
@@ -319,6 +336,7 @@ def _parse_header(own: Mapping[str, list[str]], *, path: str) -> Header | Findin
             settings=own["settings"][0],
             proven=pairs("proven"),
             plugins=pairs("plugin"),
+            members=pairs("member"),
             body=own["body"][0],
         )
     except (KeyError, ValueError) as error:

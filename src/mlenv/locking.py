@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
+from functools import partial
 
 from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from mlenv import agreement, drift, freshness, heldback, lockfile, plan, platforms, resolution
+from mlenv import agreement, drift, freshness, heldback, lockfile, plan, platforms, resolution, solve, subset
 from mlenv.errors import ConflictError, FindingError, NoWheelError, ProjectError, ResolutionError, UsageError
 from mlenv.foundation import ROOT_NAMES
 from mlenv.location import CONSTRAINTS
@@ -21,13 +23,16 @@ from mlenv.overlay import Overlay, contradictions
 from mlenv.project import Project
 from mlenv.proof import Prover
 from mlenv.report import Finding
+from mlenv.requirement_lines import canonical
 from mlenv.resolution import Change, Resolved, Source
 from mlenv.solve import Question
 from mlenv.system import process
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Upgrade, Uv
+from mlenv.values import dataclass
 
 Progress = Callable[[str], None]
+_AT_ONCE = 2
 _TELLS_WHICH = "`mlenv lock --verify-hashes` tells which"
 
 
@@ -77,9 +82,20 @@ class _OnPlatform:
     overlays: Sequence[Overlay]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Resolution:
+    """Everything that a lock is written from. ``before`` is a digest of the bytes that were read."""
+
+    python: str
+    parts: Mapping[str, _OnPlatform]
+    findings: tuple[Finding, ...]
+    before: str
+
+
 def make_all(project: Project, uv: Uv, wish: Wish, *, progress: Progress) -> list[tuple[Project, NewLock]]:
     """Every lock of the project, the main one first; its pins are preferred in those of backends apart.
 
+    In a workspace each lock of the root is followed by the members', and those that are isolated come last.
     Each with the project as that lock sees it. Raises as ``make``.
     """
     made: list[tuple[Project, NewLock]] = []
@@ -87,8 +103,70 @@ def make_all(project: Project, uv: Uv, wish: Wish, *, progress: Progress) -> lis
         alone = part.alone is not None
         preferred = made[0][1].pins if alone and made else ()
         asked = wish if not alone else replace(wish, upgrade=_where_locked(part, wish.upgrade))
-        made.append((part, make(part, uv, asked, progress=progress, preferred=preferred)))
+        with _members_named(part):
+            resolution_ = _resolve(part, uv, asked, progress=progress, preferred=preferred)
+        members = _members(part, uv, asked, resolution_)
+        made += [(part, _rendered(part, asked, resolution_, members=members)), *members]
+    for member in project.workspace.members if project.member is None else ():
+        if member.isolated:
+            apart = project.of_member(member)
+            asked = replace(wish, upgrade=_where_locked(apart, wish.upgrade))
+            progress(f"{member.name} is isolated: resolving it by itself")
+            made += make_all(apart, uv, asked, progress=progress)
     return made
+
+
+@contextmanager
+def _members_named(project: Project) -> Iterator[None]:
+    """A conflict is told with the lines of the members that say what is in it."""
+    try:
+        yield
+    except ConflictError as error:
+        if project.workspace.members and project.member is None:
+            lines = dict.fromkeys(_lines_in(error.message, project))
+            error.message = "\n".join([error.message, *(f"  {line}" for line in lines)])
+            error.hint = f"{error.hint}; a member that can't agree is resolved by itself with isolated = true"
+        raise
+
+
+def _lines_in(message: str, project: Project) -> Iterator[str]:
+    """The direct requirements that a message speaks of, with file and line."""
+    for file, entry in project.requirements.direct:
+        text = canonical(entry.requirement).partition(" ;")[0]
+        if re.search(rf"(?<![\w.-]){re.escape(text)}(?![\w.,<>=!~\[-]*[\w\]])", message):
+            yield f"{file.path}:{entry.line} requires {entry.requirement}"
+
+
+def _members(part: Project, uv: Uv, wish: Wish, whole: _Resolution) -> list[tuple[Project, NewLock]]:
+    """The lock of each member that is resolved with the others: what it needs of the whole."""
+    if part.member is not None:
+        return []
+    views = [part.of_member(member) for member in part.workspace.together]
+    views = [view if part.alone is None else view.of_lock(part.alone) for view in views]
+    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        cut = list(pool.map(lambda view: _cut(view, uv, whole), views))
+    return [(view, _rendered(view, wish, mine)) for view, mine in zip(views, cut, strict=True)]
+
+
+def _cut(view: Project, uv: Uv, whole: _Resolution) -> _Resolution:
+    """The part of a resolution that one member needs, for the backends that it is proven on."""
+    parts = {}
+    for platform, part in whole.parts.items():
+        overlays = [overlay for overlay in part.overlays if overlay.backend in view.locked_overlays]
+        found = {}
+        for overlay in overlays:
+            answer = part.found[overlay.backend]
+            alone = partial(_by_itself, view, uv, overlay, answer, python=whole.python, platform=platform)
+            found[overlay.backend] = subset.part_of(answer, subset.wanted_by(view, overlay), alone=alone)
+        parts[platform] = _OnPlatform(prover=part.prover, found=found, overlays=overlays)
+    return replace(whole, parts=parts, findings=(), before="")
+
+
+def _by_itself(view: Project, uv: Uv, overlay: Overlay, whole: Resolved, *, python: str, platform: str) -> Resolved:
+    held = tuple(pin for pin in whole.pins.values() if pin.version is not None)
+    asked = question_of(view, python=python, platform=platform, seed="")
+    question = replace(asked, pins=held, with_files=False, source=whole.source)
+    return solve.resolve_backend(view, uv, overlay, question, platform=platform)
 
 
 def _where_locked(part: Project, upgrade: Upgrade) -> Upgrade:
@@ -105,6 +183,10 @@ def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred:
     Raises UsageError for an upgrade of a name that isn't there, ProjectError for files that can't be used,
     ResolutionError, PackageIndexError.
     """
+    return _rendered(project, wish, _resolve(project, uv, wish, progress=progress, preferred=preferred))
+
+
+def _resolve(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred: Iterable[Pin] = ()) -> _Resolution:
     _require_plugins(project)
     overlays = _proven_overlays(project)
     before = freshness.seen(project.root, drift.inputs(project), wish.overrides)
@@ -123,17 +205,29 @@ def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred:
             question = question_of(project, python=python, platform=platform, seed=seed)
             parts[platform] = _on_platform(project, uv, wish, overlays, question, progress=progress)
         held_back = _held_back(project, parts, free=free, progress=progress)
+    _application(project, parts)  # each release has a wheel, or may be built
+    findings = (*_notes(parts.values()), *held_back)
+    return _Resolution(python=python, parts=parts, findings=findings, before=before)
+
+
+def _rendered(
+    project: Project, wish: Wish, made: _Resolution, *, members: Sequence[tuple[Project, NewLock]] = ()
+) -> NewLock:
+    """The text of a lock; a workspace's says of each member's lock what it holds."""
+    parts = made.parts
     pins = _application(project, parts)
     if wish.style.strip_extras:
         pins = [replace(pin, extras=()) for pin in pins]
     body = lockfile.render(
-        header=_header(project, python, parts),
+        header=_header(project, made.python, parts, members=members),
         pins=pins,
         excluded=_left_out(project, parts.values()),
         command=wish.command,
         style=wish.style,
     )
-    text = freshness.stamped(body, project.root, drift.inputs(project), wish.overrides, before=before)
+    text = body
+    if made.before and not members:
+        text = freshness.stamped(body, project.root, drift.inputs(project), wish.overrides, before=made.before)
     if project.lock_text not in (None, body) and freshness.unstamped(project.lock_text or "") == body:
         text = project.lock_text  # a comment in an input is no reason to write the lock
     return NewLock(
@@ -142,7 +236,7 @@ def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred:
         changes=resolution.changes(project.lock.pins if project.lock else (), pins),
         proofs=tuple(_proofs(parts)),
         unproven=project.settings.unproven,
-        findings=(*_notes(parts.values()), *held_back, *_other_files(project, wish, pins)),
+        findings=(*made.findings, *_other_files(project, wish, pins)),
     )
 
 
@@ -185,7 +279,13 @@ def _on_platform(
     return _OnPlatform(prover=prover, found=found, overlays=there)
 
 
-def _header(project: Project, python: str, parts: Mapping[str, _OnPlatform]) -> Header:
+def _header(
+    project: Project,
+    python: str,
+    parts: Mapping[str, _OnPlatform],
+    *,
+    members: Sequence[tuple[Project, NewLock]],
+) -> Header:
     several = len(parts) > 1
     proven = {
         f"{overlay.backend}/{platform}" if several else overlay.backend: _proof_line(part.found[overlay.backend])
@@ -200,6 +300,7 @@ def _header(project: Project, python: str, parts: Mapping[str, _OnPlatform]) -> 
         settings=drift.settings(project),
         proven=proven,
         plugins=drift.plugins(project),
+        members={view.settings.lock: lockfile.digest(lockfile.body_of(new.text)) for view, new in members},
     )
 
 

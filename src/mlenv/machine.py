@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any, Literal, TypeVar, get_args
 
 from mlenv.errors import ProjectError
 from mlenv.report import Finding
+from mlenv.values import dataclass
 
 OperatingSystem = Literal["linux", "windows", "macos"]
 Architecture = Literal["x86_64", "aarch64", "arm64"]
 DRIVER_FAULTS = ("driver-", "gpu-")
 """How the kinds of findings start that say: a GPU or its driver is there, and can't be used."""
 
-_LEADING_INTEGER = re.compile(r"[+-]?\d+")
-_VERSION = re.compile(r"(\d{1,2})\.(\d{1,2})")
-_DRIVER = re.compile(r"\d[\w.+~-]*")
-_WINDOWS_DISPLAY_DRIVER = re.compile(r"\d+\.\d+\.(\d{1,2})\.(\d{4})")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_LEADING_INTEGER = r"[+-]?\d+"
+_VERSION = r"(\d{1,2})\.(\d{1,2})"
+_DRIVER = r"\d[\w.+~-]*"
+_WINDOWS_DISPLAY_DRIVER = r"\d+\.\d+\.(\d{1,2})\.(\d{4})"
+_UNPRINTABLE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 _OTHER_WORDS = {
     "darwin": "macos",
     "mac": "macos",
@@ -140,7 +141,7 @@ def visible_devices(value: str | None, devices: Sequence[Sequence[str]]) -> Visi
 
 
 def _by_number(word: str, devices: Sequence[Sequence[str]]) -> int | None:
-    found = _LEADING_INTEGER.match(word)
+    found = re.match(_LEADING_INTEGER, word)
     return int(found[0]) if found and 0 <= int(found[0]) < len(devices) else None
 
 
@@ -299,7 +300,7 @@ def _list(value: object) -> list[object]:
 
 
 def _version(value: object) -> tuple[int, int]:
-    found = _VERSION.fullmatch(value) if isinstance(value, str) else None
+    found = re.fullmatch(_VERSION, value) if isinstance(value, str) else None
     if found is None:
         raise ValueError('a version such as "12.0"')
     return int(found[1]), int(found[2])
@@ -311,7 +312,7 @@ def _optional(convert: Callable[[object], _T]) -> Callable[[object], _T | None]:
 
 def _printable(value: object) -> str:
     text = _string(value)
-    if _UNPRINTABLE.search(text):
+    if re.search(_UNPRINTABLE, text):
         raise ValueError("a text of one line")
     return text
 
@@ -319,11 +320,11 @@ def _printable(value: object) -> str:
 def _driver(value: object) -> str:
     """NVIDIA's number. The last five digits of the one that Windows shows for the display driver are that, too."""
     text = _string(value)
-    shown_by_windows = _WINDOWS_DISPLAY_DRIVER.fullmatch(text)
+    shown_by_windows = re.fullmatch(_WINDOWS_DISPLAY_DRIVER, text)
     if shown_by_windows is not None:
         digits = "".join(shown_by_windows.groups())[-5:]
         return f"{digits[:3]}.{digits[3:]}"
-    if not _DRIVER.fullmatch(text):
+    if not re.fullmatch(_DRIVER, text):
         raise ValueError('the number of a driver such as "580.65.06"')
     return text
 

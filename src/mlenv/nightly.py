@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 
 from mlenv import overlay as overlay_module
@@ -16,6 +16,7 @@ from mlenv.project import Project, read_text
 from mlenv.releases import Family
 from mlenv.system.files import write_atomically
 from mlenv.system.uv import Uv
+from mlenv.values import dataclass
 
 _FOUND_ON = r"(?<=, found )\d{4}-\d\d-\d\d(?=[ .])"
 _HEAD = """\

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mlenv.backend import newest_builds
 from mlenv.catalogue import Catalogue, Release, minor_of
 from mlenv.judgement import Target, all_of_cuda, judge
 from mlenv.machine import Gpu, Machine, dotted
+from mlenv.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

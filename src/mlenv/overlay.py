@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from mlenv.foundation import ROOT_NAMES
 from mlenv.location import BACKEND
 from mlenv.requirement_lines import canonical
 from mlenv.requirements import named_lines
+from mlenv.values import dataclass
 
 NIGHTLY = "nightly-"
 """What the file name of a nightly overlay starts with: ``constraints/nightly-cu132.txt``."""

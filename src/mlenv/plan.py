@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from mlenv import wheelless
@@ -11,6 +11,7 @@ from mlenv.errors import FindingError, IntegrityError, NoWheelError
 from mlenv.foundation import FoundationNames
 from mlenv.lockfile import Pin
 from mlenv.resolution import Resolved
+from mlenv.values import dataclass
 
 Layer = str
 FOUNDATION: Layer = "foundation"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import date
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from mlenv.system import remote
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Uv
 from mlenv.system.uv_messages import ASKED_WITH, WITH
+from mlenv.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) 
     platform = target.platform
     pins = pins_on(project, platform)
     files = {"lock.txt": lockfile.render_pins(replace(pin, via=(), hashes=(), marker=None) for pin in pins)}
-    files["asked.txt"] = "".join(f"{line}\n" for line in asked_of_foundation(project))
+    files["asked.txt"] = "".join(f"{line}\n" for line in project.asked_of_foundation)
     if target.extras:
         files[WITH] = "".join(f"{extra}\n" for extra in target.extras)
     question = Question(
@@ -183,12 +184,6 @@ def refuse_collisions(project: Project, uv: Uv, chosen: Plan, *, detail: Callabl
     if found := collisions.find(files):
         versions = {package.name: package.version for package in chosen.packages}
         raise collisions.refusal(found, versions, backend=chosen.backend)
-
-
-def asked_of_foundation(project: Project) -> list[str]:
-    """The direct requirements that the foundation owns (``torchcodec``, ``torch>=2.6``): they are in no lock."""
-    direct = (entry.requirement for _, entry in project.requirements.direct)
-    return sorted({str(asked) for asked in direct if project.names.owns(asked.name)})
 
 
 def _resolve_recorded(project: Project, uv: Uv, question: Question, record: Record, *, platform: str) -> Resolved:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +33,7 @@ from mlenv.errors import MlenvError, ProjectError
 from mlenv.location import may_be_brought
 from mlenv.machine import Machine
 from mlenv.report import Finding
+from mlenv.values import dataclass
 
 GROUP = "mlenv.backends"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from mlenv.errors import MlenvError, ProjectError, UsageError, did_you_mean
 from mlenv.location import CONSTRAINTS
 from mlenv.report import Finding
 from mlenv.settings import COMMAND_LINE, PROJECT_FILE, line_of
+from mlenv.values import dataclass
 
 if TYPE_CHECKING:
     from mlenv.catalogue import Catalogue, Channel
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from mlenv.overlay import Overlay
     from mlenv.plugins import Plugins
     from mlenv.record import Record
-    from mlenv.requirements import Requirements
+    from mlenv.requirements import Asked, Requirements
     from mlenv.settings import Settings
+    from mlenv.workspace import Member, Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +36,9 @@ class Project:
 
     ``alone`` is the backend whose own lock it is looked at through, beside ``main_lock``; None for the main lock.
     ``channel`` is where its foundation comes from. ``tried`` are overlays that take the place of the files'. ``bare``:
-    neither requirements nor lock are read. ``tell`` is called with what a file that is read had to say, ``reread`` for
-    the settings as they are now.
+    neither requirements nor lock are read. ``member`` is the member of a workspace that it is looked at as, beside the
+    settings of the ``whole``. ``tell`` is called with what a file that is read had to say, ``reread`` for the project
+    as its files are now.
     """
 
     root: Path
@@ -46,19 +49,30 @@ class Project:
     main_lock: str = ""
     tried: Mapping[tuple[Channel, str], Overlay] = field(default_factory=dict)
     channel: Channel = "stable"
+    member: Member | None = None
+    whole: Settings | None = None
     bare: bool = False
     tell: Callable[[Finding], None] = field(default=lambda _: None, repr=False, compare=False)
-    reread: Callable[[], Settings] | None = field(default=None, repr=False, compare=False)
+    reread: Callable[[], Project] | None = field(default=None, repr=False, compare=False)
 
     def now(self) -> Project:
         """The project as its files are now, for who had to wait for its lock. Raises ProjectError."""
-        return replace(self, settings=self.settings if self.reread is None else self.reread())
+        if self.reread is None:
+            return replace(self)
+        whole = replace(self.reread().of_all, channel=self.channel)
+        return whole if self.member is None else whole.of_member(whole.workspace.member(self.member.name))
 
     @property
     def locks(self) -> tuple[Project, ...]:
         """The project as each of its locks sees it: the main one, then those of backends with a lock of their own."""
         own = tuple(self.of_lock(backend) for backend in self.overlays if self._own_lock(backend) is not None)
         return (self, *own) if self.locked_overlays or not own else own
+
+    @property
+    def all_locks(self) -> tuple[Project, ...]:
+        """``locks``, and at a workspace's root those of every member."""
+        members = self.workspace.members if self.member is None else ()
+        return (*self.locks, *(lock for member in members for lock in self.of_member(member).locks))
 
     def of_lock(self, backend: str) -> Project:
         """The project as the lock that serves ``backend`` sees it; this one where that is the main lock."""
@@ -93,8 +107,8 @@ class Project:
 
     @property
     def state(self) -> Path:
-        """mlenv's own folder: generations, its lock file, plans."""
-        return self.root / ".mlenv"
+        """mlenv's own folder: generations, its lock file, plans. Each member has one."""
+        return self.root / (self.member.folder if self.member is not None else "") / ".mlenv"
 
     @cached_property
     def lock_text(self) -> str | None:
@@ -145,15 +159,43 @@ class Project:
 
     @cached_property
     def requirements(self) -> Requirements:
-        """The requirements files, includes resolved. Raises ProjectError with file and line."""
-        from mlenv.local_projects import Chosen
-        from mlenv.requirements import Requirements, parse_all
+        """The requirements files, includes resolved; at a workspace's root those of all members that are resolved
+        together. Raises ProjectError with file and line."""
+        from mlenv.requirements import Requirements, read_all
 
         if self.bare:
             return Requirements(roots=(), files=())
-        settings = self.settings
-        chosen = Chosen(extras=settings.extras, groups=settings.groups)
-        return parse_all(self.root, settings.requirements, chosen=chosen, constraints=settings.constraints)
+        return read_all(self.root, list(self._asked()), packages=self.workspace.packages)
+
+    def _asked(self) -> Iterator[Asked]:
+        from mlenv.local_projects import Chosen
+        from mlenv.requirements import Asked
+
+        own, members = self.member, self.workspace.together if self.member is None else ()
+        if own is not None:
+            yield _asked_by(own)
+        elif not members or any((self.root / path).is_file() for path in self.settings.requirements):
+            settings = self.settings
+            chosen = Chosen(extras=settings.extras, groups=settings.groups)
+            yield Asked(paths=settings.requirements, chosen=chosen, constraints=settings.constraints)
+        yield from map(_asked_by, members)
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        """The members that this project has, or is one of. Raises ProjectError."""
+        from mlenv.workspace import read
+
+        return read(self.root, self.whole or self.settings)
+
+    def of_member(self, member: Member) -> Project:
+        """The project as one member sees it: its own requirements, lock and environment."""
+        settings = replace(member.settings, index_urls=self.settings.index_urls)
+        return replace(self, settings=settings, whole=self.whole or self.settings, member=member, alone=None)
+
+    @property
+    def of_all(self) -> Project:
+        """The project as the workspace's root sees it."""
+        return self if self.whole is None else replace(self, settings=self.whole, whole=None, member=None, alone=None)
 
     @cached_property
     def indexes(self) -> Indexes:
@@ -249,6 +291,12 @@ class Project:
             return _minor(lines[0].removeprefix("cpython-").removeprefix("cpython@")), ".python-version"
         return f"{sys.version_info.major}.{sys.version_info.minor}", "the Python that runs mlenv"
 
+    @property
+    def asked_of_foundation(self) -> list[str]:
+        """The direct requirements that the foundation owns (``torchcodec``, ``torch>=2.6``): they are in no lock."""
+        direct = (entry.requirement for _, entry in self.requirements.direct)
+        return sorted({str(asked) for asked in direct if self.names.owns(asked.name)})
+
     def foundation_only(self) -> Project:
         """The project without requirements and lock, which are left unread."""
         return replace(self, bare=True)
@@ -277,11 +325,13 @@ class Project:
 
     def record(self, backend: str) -> Record | None:
         """The record of a backend in this channel, or None where there is none. Raises ProjectError."""
-        from mlenv import record
-
         path = self.record_path(backend)
         text = read_text(self.root / path, shown=path)
-        return None if text is None else record.parse(text, path=path).require_of(backend, self.channel)
+        if text is None:
+            return None
+        from mlenv import record
+
+        return record.parse(text, path=path).require_of(backend, self.channel)
 
     def overlay(self, backend: str) -> Overlay:
         """The overlay of ``backend`` in this channel. Raises ProjectError where there is none."""
@@ -300,6 +350,20 @@ class Project:
                 hint=self._overlay_hint(backend, self.overlays),
             )
         return self.overlays[backend]
+
+
+def _asked_by(member: Member) -> Asked:
+    from mlenv.local_projects import Chosen
+    from mlenv.requirements import Asked
+
+    settings = member.settings
+    return Asked(
+        paths=settings.requirements,
+        chosen=Chosen(extras=settings.extras, groups=settings.groups),
+        constraints=settings.constraints,
+        folder=member.folder,
+        package=member.project if member.installed else None,
+    )
 
 
 def read_text(path: Path, *, shown: str) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from packaging.requirements import Requirement
 
@@ -17,6 +17,7 @@ from mlenv.resolution import Resolved
 from mlenv.solve import Question
 from mlenv.system import process
 from mlenv.system.uv import Upgrade, Uv
+from mlenv.values import dataclass
 
 Progress = Callable[[str], None]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import date
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -25,6 +24,7 @@ from mlenv.catalogue import Channel
 from mlenv.errors import FindingError, IntegrityError, ProjectError
 from mlenv.overlay import NIGHTLY, Overlay, without_label
 from mlenv.textfile import conflict_line
+from mlenv.values import dataclass
 
 _HEAD = """\
 # The foundation of backend {backend}{channel}, one file and hash for each package and platform. Written by

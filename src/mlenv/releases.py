@@ -7,7 +7,7 @@ catalogue (FACTS, CUDA 7).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
@@ -25,6 +25,7 @@ from mlenv.system import reach
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Uv
 from mlenv.system.uv_messages import missing_name
+from mlenv.values import dataclass
 
 _ROUNDS = 6
 _FAMILY = ("torch", "torchvision", "torchaudio")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -17,6 +16,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from mlenv.errors import ProjectError
 from mlenv.textfile import unix_ends
+from mlenv.values import dataclass
 
 Kind = Literal["requirement", "constraint"]
 """What a file's lines are: to be installed, or bounds for what others install."""

@@ -7,13 +7,21 @@ Knows files and how they include each other; what a line is, ``requirement_lines
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.utils import canonicalize_name
+
 from mlenv.errors import ProjectError, kept, raise_all
-from mlenv.local_projects import DEPENDENCIES_ALONE, Chosen, LocalProject, find_local_project, stated_dependencies
+from mlenv.local_projects import (
+    DEPENDENCIES_ALONE,
+    Chosen,
+    LocalProject,
+    find_local_project,
+    own_package,
+    stated_dependencies,
+)
 from mlenv.report import Finding
 from mlenv.requirement_lines import (
     FolderLine,
@@ -29,9 +37,12 @@ from mlenv.requirement_lines import (
     require_named,
 )
 from mlenv.textfile import inside, require_text
+from mlenv.values import dataclass
 
 _DEEPEST = 50  # includes are read recursively
 _PROJECT_FILE = "pyproject.toml"
+WORKSPACE_FILE = ".mlenv-in/workspace.txt"
+"""What mlenv itself adds for a workspace: no file of a project is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,20 +120,69 @@ def parse_all(
 
     ``chosen`` says which extras and groups of a pyproject.toml count. Raises ProjectError as ``parse``.
     """
+    return read_all(root, [Asked(paths=tuple(paths), chosen=chosen, constraints=tuple(constraints))], packages={})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The files of one project or member, relative to ``root``; ``folder`` (POSIX) is what its local paths start from.
+
+    ``package`` is its own project's name where that is installed with it.
+    """
+
+    paths: tuple[str, ...]
+    chosen: Chosen = DEPENDENCIES_ALONE
+    constraints: tuple[str, ...] = ()
+    folder: str = ""
+    package: str | None = None
+
+
+def read_all(root: Path, asked: Sequence[Asked], *, packages: Mapping[str, str]) -> Requirements:
+    """Read what several members ask for, as one. ``packages`` (canonical name → folder) are the workspace's own.
+
+    What requires one of those gets the folder, editable, and what that requires in turn. Raises ProjectError.
+    """
     found: dict[tuple[str, Kind], RequirementsFile] = {}
-    names = [inside(root, path) for path in paths]
-    if (chosen.extras or chosen.groups) and not any(Path(name).name == _PROJECT_FILE for name in names):
-        hint = f'only {_PROJECT_FILE} has extras and groups: [tool.mlenv] requirements = ["{_PROJECT_FILE}"]'
-        raise ProjectError("extras or groups are asked for, and no such file is", path=_PROJECT_FILE, hint=hint)
-    bounds = [inside(root, path) for path in constraints]
-    reading = _Reading(root=root, chosen=chosen, found=found)
-    for name in names:
-        _walk(reading, name, "requirement", ())
-    for name in bounds:
-        _walk(reading, name, "constraint", ())
-    return Requirements(
-        roots=tuple(dict.fromkeys(names)), files=tuple(found.values()), constraints=tuple(dict.fromkeys(bounds))
-    )
+    roots: list[str] = []
+    bounds: list[str] = []
+    for member in asked:
+        names = [inside(root, path) for path in member.paths]
+        chosen = member.chosen
+        if (chosen.extras or chosen.groups) and not any(Path(name).name == _PROJECT_FILE for name in names):
+            hint = f'only {_PROJECT_FILE} has extras and groups: [tool.mlenv] requirements = ["{_PROJECT_FILE}"]'
+            raise ProjectError("extras or groups are asked for, and no such file is", path=_PROJECT_FILE, hint=hint)
+        reading = _Reading(root=root, folder=member.folder, chosen=chosen, found=found, packages=packages)
+        for name in names:
+            _walk(reading, name, "requirement", ())
+        within = [inside(root, path) for path in member.constraints]
+        for name in within:
+            _walk(reading, name, "constraint", ())
+        roots += names
+        bounds += within
+    own = [member.package for member in asked if member.package is not None]
+    files = (*found.values(), *_brought(root, tuple(found.values()), own, packages))
+    roots += [file.path for file in files[len(found) :]]
+    return Requirements(roots=tuple(dict.fromkeys(roots)), files=files, constraints=tuple(dict.fromkeys(bounds)))
+
+
+def _brought(
+    root: Path, files: Sequence[RequirementsFile], own: Sequence[str], packages: Mapping[str, str]
+) -> tuple[RequirementsFile, ...]:
+    """A file of ours with the workspace's packages that the members are, and that local projects require by name."""
+    local = [(file, entry) for file in files for entry in file.entries if isinstance(entry, LocalProject)]
+    listed = [entry for file, entry in local if file.project is not None]
+    known = {entry.name for _, entry in local}
+    waiting = [*own, *(name for _, entry in local for name in entry.requires)]
+    while waiting:
+        name = waiting.pop()
+        if name in packages and name not in known:
+            known.add(name)
+            listed.append(own_package(root, packages[name]))
+            waiting += listed[-1].requires
+    if not listed:
+        return ()
+    listed.sort(key=lambda entry: entry.relative)
+    return (RequirementsFile(path=WORKSPACE_FILE, kind="requirement", entries=tuple(listed)),)
 
 
 def meaning(file: RequirementsFile) -> str:
@@ -187,10 +247,13 @@ def _placed(path: str, line: Line) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
-    """What is read: the project's folder, what counts of its pyproject.toml, the files that were found."""
+    """What is read: the folder of all, the one that local paths start from, what counts of a pyproject.toml, the
+    workspace's packages, and the files that were found."""
 
     root: Path
+    folder: str
     chosen: Chosen
+    packages: Mapping[str, str]
     found: dict[tuple[str, Kind], RequirementsFile]
 
 
@@ -217,36 +280,46 @@ def _walk(reading: _Reading, path: str, kind: Kind, above: tuple[str, ...]) -> N
 def _read_file(reading: _Reading, path: str, kind: Kind) -> RequirementsFile:
     text = require_text(reading.root, path)
     if Path(path).name == _PROJECT_FILE:
-        return _read_project(path, text, reading.chosen)
+        return _read_project(reading, path, text)
     entries: list[Entry] = []
     wrong: list[ProjectError] = []
     for line in logical_lines(text):
         with kept(wrong), _placed(path, line):
             entry = classify(line)
             if entry is not None:
-                entries.append(_looked_up(reading.root, path, kind, line, entry))
+                entries.append(_looked_up(reading, path, kind, line, entry))
     raise_all(wrong)
     return RequirementsFile(path=path, kind=kind, entries=tuple(entries))
 
 
-def _read_project(path: str, text: str, chosen: Chosen) -> RequirementsFile:
+def _read_project(reading: _Reading, path: str, text: str) -> RequirementsFile:
     """``pyproject.toml`` as a requirements file: ``[project] dependencies``, chosen extras and groups."""
-    name, entries = stated_dependencies(path, text, chosen)
+    name, listed = stated_dependencies(path, text, reading.chosen)
+    entries = tuple(_or_own_package(reading, entry) for entry in listed)
     return RequirementsFile(path=path, kind="requirement", entries=entries, project=name or "project")
 
 
+def _or_own_package(reading: _Reading, entry: Named | WheelUrl) -> Named | WheelUrl | LocalProject:
+    """The requirement; where it names a package of the workspace, that folder."""
+    folder = reading.packages.get(canonicalize_name(entry.requirement.name))
+    if folder is None or isinstance(entry, WheelUrl):
+        return entry
+    return own_package(reading.root, folder, extras=tuple(sorted(entry.requirement.extras)), line=entry.line)
+
+
 def _looked_up(
-    root: Path, path: str, kind: Kind, line: Line, entry: Named | WheelUrl | FolderLine | IncludeLine
+    reading: _Reading, path: str, kind: Kind, line: Line, entry: Named | WheelUrl | FolderLine | IncludeLine
 ) -> Entry:
     """The entry with its include or folder found. Raises Refusal or ProjectError."""
+    root = reading.root
     if isinstance(entry, IncludeLine) and (kind == "requirement" or entry.kind == "constraint"):
         return _included(root, path, line, entry)
     if kind == "constraint":
         return require_named(entry, line, what="a constraints file")
     if isinstance(entry, FolderLine):
-        return find_local_project(root, path, line, entry)
+        return find_local_project(root, path, line, entry, folder=reading.folder)
     assert not isinstance(entry, IncludeLine)
-    return entry
+    return _or_own_package(reading, entry)
 
 
 def _included(root: Path, path: str, line: Line, target: IncludeLine) -> Include:
@@ -281,5 +354,6 @@ def _for_uv(entry: Entry, folder: str) -> str:
 def _render_project(name: str, entries: Sequence[Entry]) -> str:
     import json
 
-    listed = [json.dumps(_for_uv(entry, ""), ensure_ascii=False) for entry in entries]
+    stated = (entry for entry in entries if not isinstance(entry, LocalProject))  # those are in WORKSPACE_FILE
+    listed = [json.dumps(_for_uv(entry, ""), ensure_ascii=False) for entry in stated]
     return f'[project]\nname = "{name}"\nversion = "0"\ndependencies = [{", ".join(listed)}]\n'

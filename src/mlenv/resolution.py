@@ -8,7 +8,7 @@ of the Application. The roots stand in a generated ``pyproject.toml``, because o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import reduce
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from mlenv.indexes import Index
 from mlenv.lockfile import Pin
 from mlenv.overlay import Overlay
 from mlenv.system.uv_messages import GENERATED_PROJECT
+from mlenv.values import dataclass
 
 if TYPE_CHECKING:
     from mlenv.catalogue import Catalogue

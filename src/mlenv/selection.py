@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from mlenv.errors import FindingError, NoBackendError, ProjectError, UsageError
 from mlenv.location import PROJECT_FILE
 from mlenv.project import Project
 from mlenv.system import layer
+from mlenv.values import dataclass
 
 if TYPE_CHECKING:
     from mlenv.backend import Choice, Request

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlenv.project import Project
     from mlenv.report import Area, Finding, Outcome
     from mlenv.system.uv import Uv
+    from mlenv.workspace import Member
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Session:
     told: list[Finding] = field(default_factory=list)
     lock_words: str = ""
     machine_file: Path | None = None
+    member: str | None = None
 
     @property
     def as_json(self) -> bool:
@@ -60,36 +62,53 @@ class Session:
     @cached_property
     def root(self) -> Path:
         """The folder of the project this call works on. Raises UsageError where ``--project`` is none."""
-        from mlenv.location import find_root
+        return self._place[0]
+
+    @cached_property
+    def _place(self) -> tuple[Path, Path]:
+        """The project's folder, and the folder within that was named or stood in."""
+        from mlenv.location import find_root, workspaces_above
 
         start = (self.folder or Path.cwd()).resolve()
         if not start.is_dir():
             raise UsageError(f"--project {start} is not a folder", hint="name the folder that holds requirements.in")
-        return find_root(start) if self.folder is None else start
+        root = find_root(start) if self.folder is None else start
+        for folder in workspaces_above(root):
+            if self._member_at(folder, start) is not None:
+                return folder, start
+        return root, start
 
-    def project(self, overrides: Mapping[str, object] | None = None, *, machine_files: bool = True) -> Project:
+    def _member_at(self, root: Path, folder: Path) -> Member | None:
+        """The member of the workspace at ``root`` that a folder belongs to. Raises ProjectError."""
+        from mlenv import settings, workspace
+
+        loaded, _ = settings.load(root, environ=self.environ)
+        return workspace.read(root, loaded).holding(folder.relative_to(root).as_posix())
+
+    def project(
+        self, overrides: Mapping[str, object] | None = None, *, machine_files: bool = True, whole: bool = False
+    ) -> Project:
         """The project this call works on; notes of its settings are told.
 
-        Without ``machine_files`` the user's and the system's settings are left unread.
+        Without ``machine_files`` the user's and the system's settings are left unread. Of a workspace it is the member
+        whose folder this is, or that was named; with ``whole`` all of it.
         """
         from mlenv import settings
         from mlenv.project import Project
 
         root = self.root
         nowhere = None if machine_files else Path(os.devnull, "mlenv.toml")  # there is no such file
-        load = partial(
-            settings.load,
-            root,
-            environ=self.environ,
-            overrides=overrides or {},
-            user_file=nowhere,
-            system_file=nowhere,
-        )
-        loaded, notes = load()
-        settings.refuse_unfinished(loaded)
-        for note in notes:
+
+        def read() -> Project:
+            loaded, notes = settings.load(
+                root, environ=self.environ, overrides=overrides or {}, user_file=nowhere, system_file=nowhere
+            )
+            return Project(root=root, settings=loaded, environ=self.environ, notes=notes, tell=self._tell, reread=read)
+
+        found = read()
+        for note in found.notes:
             self._show_finding(note)
-        for key, origin in sorted(loaded.origins.items()):
+        for key, origin in sorted(found.settings.origins.items()):
             if origin != "default":
                 self.detail(f"setting {key}: from {origin}")
         if self.verbose:
@@ -97,14 +116,15 @@ class Session:
 
             for name in uv.dropped(self.environ):
                 self.detail(f"{name} is set and is kept from uv")
-        return Project(
-            root=root,
-            settings=loaded,
-            environ=self.environ,
-            notes=notes,
-            tell=self._tell,
-            reread=lambda: load()[0],
-        )
+        return found if whole else self._as_member(found)
+
+    def _as_member(self, project: Project) -> Project:
+        """The project as the member sees it that was named, or whose folder this is."""
+        start = self._place[1]
+        if self.member is not None:
+            return project.of_member(project.workspace.member(self.member))
+        member = project.workspace.holding(start.relative_to(self.root).as_posix()) if start != self.root else None
+        return project.of_member(member) if member is not None else project
 
     def uv(self) -> Uv:
         """How uv is to be started in this call."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ from mlenv.errors import FaultError, MlenvError, ProjectError, UsageError, did_y
 from mlenv.location import BACKEND
 from mlenv.report import Finding
 from mlenv.textfile import conflict_line, read_text
+from mlenv.values import dataclass
 
 if TYPE_CHECKING:
     from mlenv.catalogue_rows import Rows
@@ -40,6 +42,7 @@ _PLACEHOLDERS = ("backend", "host", "user")
 _OWN_VARIABLES = ("MLENV_BUILD_ALLOWED",)  # set by mlenv for the builds that it starts
 _PROVEN = "proven"  # what the list ``backends`` is called where there is a table ``backends``: TOML can't have both
 
+_PROJECT_ORIGIN = "pyproject.toml [tool.mlenv]"
 _PROJECT_ONLY = "this setting comes from the project's files and the command line alone"
 
 # Patterns are texts: each is compiled when it is first used, as compiling all would cost every start.
@@ -87,7 +90,8 @@ class Settings:
 
     Paths are POSIX; ``requirements`` and ``lock`` are relative to the project and inside it. Names of packages are
     canonical, but for ``foundation``, whose roots may carry extras. ``backends`` is None for the files in constraints/.
-    ``catalogue`` has rows that change mlenv's catalogue or add to it, in the file's order.
+    ``catalogue`` has rows that change mlenv's catalogue or add to it, in the file's order. ``isolated`` is a member's,
+    which is then resolved by itself.
     ``index_urls`` has URLs of this machine by normalised index name. ``origins`` says what decided each key.
     """
 
@@ -114,6 +118,7 @@ class Settings:
     index: tuple[tuple[str, str], ...] = ()
     catalogue: Rows = field(default_factory=dict)
     workspace: WorkspaceSettings | None = None
+    isolated: bool = False
     keep: int = 3
     required_version: str | None = None
     index_urls: Mapping[str, str] = field(default_factory=dict, repr=False)  # may carry credentials
@@ -200,7 +205,7 @@ def load(
     user's and the system's ``mlenv.toml``, by default those of the platform's configuration folders.
     Raises ProjectError for a mistake in a file, UsageError for one in a variable or on the command line.
     """
-    project = _read_source(root / PROJECT_FILE, shown=PROJECT_FILE, table=TABLE, origin="pyproject.toml [tool.mlenv]")
+    project = _read_source(root / PROJECT_FILE, shown=PROJECT_FILE, table=TABLE, origin=_PROJECT_ORIGIN)
     notes = list(_variable_notes(environ))
     given: list[_Given] = []
     for path, origin in _machine_files(user_file, system_file):
@@ -233,14 +238,66 @@ def lock_meaning(settings: Settings) -> str:
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in sorted(chosen.items()))
 
 
-def refuse_unfinished(settings: Settings) -> None:
-    """Raise ProjectError for a setting whose meaning is not there yet: passing over it would look like obeying."""
-    unfinished = {
-        "[tool.mlenv.workspace]": settings.workspace is not None,
+def load_member(root: Path, folder: str, inherited: Settings) -> Settings:
+    """The settings of the member in ``folder`` (POSIX) of the workspace at ``root``: the workspace's, narrowed.
+
+    Its files are named relative to its folder there, and relative to the workspace in what comes out.
+    Raises ProjectError for a mistake in its pyproject.toml, and for what only the workspace can say.
+    """
+    path = f"{folder}/{PROJECT_FILE}"
+    source, table = _read_source(root / path, shown=path, table=TABLE, origin=f"{path} [tool.mlenv]")
+    for key in table:
+        if key in _READERS and key not in _PER_MEMBER:
+            hint = f"write it to [tool.mlenv] in the workspace's {PROJECT_FILE}"
+            raise source.error(f"{key} is the whole workspace's, and no member's", (key,), hint=hint)
+    _require_known(source, (), table, _PER_MEMBER)
+    own: dict[str, Any] = {
+        key.replace("-", "_"): _READERS[key](_Place(source=source, keys=(key,), root=root / folder), value)
+        for key, value in table.items()
     }
-    for key, is_set in unfinished.items():
-        if is_set:
-            raise ProjectError(f"{key} is not there yet", path=PROJECT_FILE, hint="take the line out for now")
+    _require_narrower(source, own, inherited)
+    origins = {**inherited.origins, **dict.fromkeys(table, source.origin)}
+    files = own.get("requirements") or _usual_files(root / folder)
+    below = {
+        "requirements": tuple(f"{folder}/{name}" for name in files),
+        "constraints": (*inherited.constraints, *(f"{folder}/{name}" for name in own.get("constraints", ()))),
+        "lock": f"{folder}/{own.get('lock', 'requirements.txt')}",
+        "environment": _environment_below(folder, own.get("environment"), inherited),
+        "per_backend": {
+            name: replace(chosen, lock=chosen.lock and f"{folder}/{posixpath.basename(chosen.lock)}")
+            for name, chosen in inherited.per_backend.items()
+        },
+    }
+    apart = {"extras": (), "groups": (), "workspace": None}
+    return replace(inherited, **{**apart, **own, **below, "origins": origins})
+
+
+def _usual_files(folder: Path) -> tuple[str, ...]:
+    return ("requirements.in",) if (folder / "requirements.in").is_file() else (PROJECT_FILE,)
+
+
+def _environment_below(folder: str, own: str | None, inherited: Settings) -> str:
+    """The member's environment: the machine's word counts before the project's, and no two members share a path."""
+    named = inherited.environment
+    if own is not None and inherited.origins.get("environment", "default") in ("default", _PROJECT_ORIGIN):
+        named = own
+        if Path(named).is_absolute():
+            return named
+    if Path(named).is_absolute():
+        return f"{named}-{folder.replace('/', '-')}"
+    return f"{folder}/{named}"
+
+
+def _require_narrower(source: _Source, own: Mapping[str, Any], inherited: Settings) -> None:
+    """A member is proven on no backend and no Python that the workspace isn't. Raises ProjectError."""
+    python, whole = own.get("python"), inherited.python
+    if python and whole and not own.get("isolated") and not f"{python}.".startswith(f"{whole}."):
+        hint = "one resolution is for one Python: write isolated = true to resolve this member by itself"
+        raise source.error(f"python is {python}, and the workspace is locked for {whole}", ("python",), hint=hint)
+    more = [name for name in own.get("backends") or () if name not in (inherited.backends or own["backends"])]
+    if more:
+        hint = f"the workspace is locked for {', '.join(inherited.backends or ())}"
+        raise source.error(f"backends has {', '.join(more)}, which the workspace has not", ("backends",), hint=hint)
 
 
 def _canonical(name: str) -> str:
@@ -283,13 +340,33 @@ def _shaping(settings: Settings) -> Iterator[tuple[str, object]]:
 def _machine_files(user_file: Path | None, system_file: Path | None) -> Iterator[tuple[Path, str]]:
     """The lower one in precedence first. A home that can't be read (a container under another user) has no settings."""
     if user_file is None or system_file is None:
-        import platformdirs
-
-        user_file = user_file or platformdirs.user_config_path("mlenv", appauthor=False) / "mlenv.toml"
-        system_file = system_file or platformdirs.site_config_path("mlenv", appauthor=False) / "mlenv.toml"
+        user, system = config_folders()
+        user_file = user_file or user / "mlenv.toml"
+        system_file = system_file or system / "mlenv.toml"
     for path, origin in ((system_file, "system mlenv.toml"), (user_file, "user mlenv.toml")):
         if os.access(path, os.R_OK):
             yield path, origin
+
+
+def config_folders() -> tuple[Path, Path]:
+    """The user's and the system's configuration folder, where platformdirs has them.
+
+    On Linux XDG's rule is short, and that import takes longer than everything else that reads the settings.
+    """
+    if sys.platform == "linux" and Path(os.environ.get("HOME", "")).is_absolute():
+        own, *_ = [*_absolute("XDG_CONFIG_HOME"), f"{os.environ['HOME']}/.config"]
+        shared, *_ = [*_absolute("XDG_CONFIG_DIRS"), "/etc/xdg"]
+        return Path(own, "mlenv"), Path(shared, "mlenv")
+    import platformdirs
+
+    return platformdirs.user_config_path("mlenv", appauthor=False), platformdirs.site_config_path(
+        "mlenv", appauthor=False
+    )
+
+
+def _absolute(variable: str) -> list[str]:
+    """The paths in a variable of XDG's, where relative ones count for nothing."""
+    return [path for path in os.environ.get(variable, "").split(os.pathsep) if Path(path).is_absolute()]
 
 
 def _read_source(
@@ -514,6 +591,12 @@ def _choice(*known: str) -> _Reader:
     return read
 
 
+def _flag(place: _Place, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise place.expected("true or false", value, hint=f"write {place.name} = true")
+    return value
+
+
 def _count(least: int) -> _Reader:
     def read(place: _Place, value: object) -> int:
         if place.source.path is None and isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
@@ -698,9 +781,14 @@ _READERS: Mapping[str, _Reader] = {
     "index": _index,
     "catalogue": _catalogue,
     "workspace": _workspace,
+    "isolated": _flag,
     "keep": _count(1),
     "required-version": _required_version,
 }
+_PER_MEMBER = (
+    *("python", "requirements", "extras", "groups", "constraints", "lock", "environment", "layout", "backend"),
+    *("backends", "isolated", "keep"),
+)
 _PER_MACHINE = ("environment", "layout", "backend", "keep", "index-url")
 _VARIABLES: Mapping[str, str] = {f"MLENV_{key.upper().replace('-', '_')}": key for key in _READERS}
 _MACHINE_VARIABLES: Mapping[str, str] = {name: key for name, key in _VARIABLES.items() if key in _PER_MACHINE}

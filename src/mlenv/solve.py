@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ from mlenv.system import reach
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Compilation, Upgrade, Uv
 from mlenv.system.uv_messages import GENERATED_PROJECT, missing_name
+from mlenv.values import dataclass
 
 NIGHTLY_FAMILY = {"triton"}
 """Built for a nightly torch, on its index, where the torch of the day needs such a build; else a release does."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -19,6 +18,7 @@ from mlenv.plan import Plan
 from mlenv.project import Project
 from mlenv.system.download import sha256_of
 from mlenv.textfile import read_text
+from mlenv.values import dataclass
 
 _COPY_AGAIN = "copy the bundle again: `mlenv bundle` on the machine that made it mends it there"
 STATE = ".mlenv"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -173,3 +175,46 @@ def test_an_older_marker_knows_nothing_of_pyvenv_cfg(tmp_path: Path) -> None:
     before = inventory.snapshot(environment(tmp_path))
     del before["pyvenv.cfg"]
     assert inventory.drifted(before, inventory.snapshot(tmp_path)) == ()
+
+
+def _add(root: Path) -> None:
+    path = root / SITE / "my_package" / "extra.py"
+    path.write_text("")
+    os.utime(path, (0, 0))  # as `cp -p` and tar leave it
+
+
+def _edit_a_linked_file(root: Path) -> None:
+    path = root / SITE / "my_package" / "__init__.py"
+    path.with_suffix(".cache").hardlink_to(path)
+    path.with_suffix(".cache").rename(root.parent / "cached")
+    path.write_text("y")
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [
+        _add,
+        _edit_a_linked_file,
+        lambda root: (root / SITE / "my_package" / "__init__.py").write_text("y"),
+        lambda root: (root / SITE / "my_package" / "__init__.py").unlink(),
+        lambda root: (root / SITE / "my_package").rename(root / SITE / "renamed"),
+        lambda root: (root / "empty").mkdir(),
+    ],
+)
+def test_what_was_touched_is_noticed(tmp_path: Path, touch: Callable[[Path], object]) -> None:
+    root = tmp_path / "environment"
+    root.mkdir()
+    names, since = inventory.names_digest(environment(root)), time.time()
+    time.sleep(0.02)  # the kernel's clock for files is coarser
+    assert inventory.untouched(root, names=names, since=since)
+    touch(root)
+    assert not inventory.untouched(root, names=names, since=since)
+
+
+def test_what_python_and_mlenv_write_touches_nothing(tmp_path: Path) -> None:
+    names, since = inventory.names_digest(environment(tmp_path)), time.time()
+    time.sleep(0.02)
+    (tmp_path / "mlenv.json").write_text("{}")
+    (tmp_path / SITE / "my_package" / "__pycache__").mkdir()
+    (tmp_path / SITE / "my_package" / "__pycache__" / "a.pyc").write_text("")
+    assert inventory.untouched(tmp_path, names=names, since=since)

@@ -16,6 +16,7 @@ from mlenv.settings import (
     FoundationSettings,
     Settings,
     WorkspaceSettings,
+    config_folders,
     load,
     lock_meaning,
 )
@@ -458,16 +459,34 @@ def test_index_urls_are_not_shown(tmp_path: Path) -> None:
 
 
 def test_the_platforms_own_files_are_read_where_none_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import platformdirs
-
-    def folder(name: str, **_: object) -> Path:
-        return tmp_path / name
-
-    monkeypatch.setattr(platformdirs, "user_config_path", folder)
-    monkeypatch.setattr(platformdirs, "site_config_path", lambda name, **_: tmp_path / "none")
+    monkeypatch.setattr("mlenv.settings.config_folders", lambda: (tmp_path / "mlenv", tmp_path / "none"))
     (tmp_path / "mlenv").mkdir()
     (tmp_path / "mlenv" / "mlenv.toml").write_text('backend = "cu126"\n')
     assert load(tmp_path, environ={})[0].backend == "cu126"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"XDG_CONFIG_HOME": "/own", "XDG_CONFIG_DIRS": "/first:/second"},
+        {"XDG_CONFIG_HOME": "relative", "XDG_CONFIG_DIRS": "relative:/second"},
+        {"XDG_CONFIG_HOME": "", "XDG_CONFIG_DIRS": ""},
+        {"HOME": "/somebody"},
+        {"HOME": "relative"},
+    ],
+)
+def test_the_configuration_folders_are_those_of_platformdirs(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import platformdirs
+
+    for name in ("XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    user = platformdirs.user_config_path("mlenv", appauthor=False)
+    assert config_folders() == (user, platformdirs.site_config_path("mlenv", appauthor=False))
 
 
 # ----------------------------------------------------------------------------------------------------------- find_root

@@ -6,14 +6,14 @@ import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from packaging.utils import canonicalize_name
 
-from mlenv import __version__, build, drift, local_projects, plan, planning, platforms, unbundle
+from mlenv import __version__, drift, local_projects, plan, planning, platforms, unbundle
 from mlenv import bundle as bundle_module
 from mlenv import indexes as index_module
 from mlenv.bundle import Bundle, File, Part
@@ -26,6 +26,8 @@ from mlenv.system import uv as uv_module
 from mlenv.system.download import Download
 from mlenv.system.files import make_state, project_lock, write_atomically
 from mlenv.system.uv import Compilation, Uv
+from mlenv.values import dataclass
+from mlenv.wanted import shared_inputs_of
 
 Progress = Callable[[str], None]
 _OLDEST_PYTHON = (3, 11)
@@ -359,7 +361,7 @@ def _part(target: _Target) -> Part:
         plan=_plan_path(target),
         source=target.plan.source,
         foundation=tuple(package.name for package in target.plan.layer(plan.FOUNDATION)),
-        inputs=build.shared_inputs_of(target.project, target.backend, platform=target.platform),
+        inputs=shared_inputs_of(target.project, target.backend, platform=target.platform),
     )
 
 

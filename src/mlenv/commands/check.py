@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-from mlenv import build, gate, selection
-from mlenv.build import Clock
+from mlenv import build, gate, inspection, selection, standing
+from mlenv.clock import Clock
 from mlenv.errors import FindingError, IntegrityError, MlenvError, PackageIndexError, UsageError
 from mlenv.machine import Machine
 from mlenv.project import Project
@@ -20,6 +20,7 @@ from mlenv.system.files import project_lock
 from mlenv.system.flip import flip
 from mlenv.system.generation import Generation
 from mlenv.system.uv import Uv
+from mlenv.values import dataclass
 
 _SHOWN = 8
 Progress = Callable[[str], None]
@@ -58,7 +59,7 @@ def repair(project: Project, uv: Uv, machine: Machine, request: Request, *, prog
         told = f"{name} was built for an image, where nothing is repaired"
         raise UsageError(told, hint=_rebuild(request, _current(project, request.environment)))
     with project_lock(project.state, wait=request.wait, waiting=progress):
-        build.sweep(project, progress=progress)
+        standing.sweep(project, progress=progress)
         current = _current(project, request.environment)
         findings = _found(project, machine, replace(request, deep=True), current)
         if not findings:
@@ -99,10 +100,10 @@ def _found(project: Project, machine: Machine, request: Request, current: Genera
     )
     drifted = tuple(
         Finding(kind="environment-drifted", message=f"{name}: {line}", hint=mend)
-        for line in build.changed_since(current)
+        for line in inspection.changed_since(current)
     )
     try:
-        damaged = build.intact(project, current, machine, deep=request.deep)
+        damaged = inspection.intact(project, current, machine, deep=request.deep)
     except OSError as error:
         raise FindingError(f"{name} can't be read: {error.strerror}", hint=_rebuild(request, current)) from error
     return drifted + tuple(

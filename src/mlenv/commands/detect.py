@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from mlenv import outlook
@@ -13,6 +13,7 @@ from mlenv.errors import MlenvError, NoBackendError
 from mlenv.judgement import Judgement, Target, judge
 from mlenv.machine import Gpu, Machine, dotted
 from mlenv.report import Finding, Outcome
+from mlenv.values import dataclass
 
 UNGUESSED = "CI is set and no GPU is visible: `mlenv sync` guesses no backend here; name one (--cpu, --backend B)"
 NO_OVERLAYS = "there are no overlays here yet; judged by the newest releases mlenv knows (`mlenv init` writes overlays)"

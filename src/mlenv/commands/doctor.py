@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -28,6 +28,7 @@ from mlenv.system import disks as disk_module
 from mlenv.system import files
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Uv
+from mlenv.values import dataclass
 
 OLDEST_UV = Version("0.13.9")
 ELSEWHERE = "not looked at: --machine judges another machine"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from mlenv import installed, machine, record
@@ -14,6 +14,7 @@ from mlenv.project import Project
 from mlenv.report import Finding, Outcome
 from mlenv.system import inventory
 from mlenv.textfile import read_text
+from mlenv.values import dataclass
 
 _KINDS = "a backend that has a record, a record (.toml), an environment, or what `mlenv detect --json` printed (.json)"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from packaging.version import Version
@@ -16,6 +16,7 @@ from mlenv.project import Project
 from mlenv.report import Outcome
 from mlenv.system import process
 from mlenv.system.uv import Uv
+from mlenv.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import date
 from typing import Any
 
@@ -21,6 +21,7 @@ from mlenv.releases import Family
 from mlenv.report import Finding, Outcome
 from mlenv.system.files import project_lock, write_atomically
 from mlenv.system.uv import Upgrade, Uv
+from mlenv.values import dataclass
 
 Progress = Callable[[str], None]
 

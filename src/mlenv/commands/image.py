@@ -11,14 +11,14 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlenv import build, drift, footing, gate, plan, planning
-from mlenv.build import Clock, Verify, Wanted
+from mlenv import build, drift, footing, gate, inspection, plan, planning
+from mlenv.clock import Clock
 from mlenv.errors import EnvironmentBuildError, FindingError, MlenvError, ResolutionError
 from mlenv.machine import Machine
 from mlenv.overlay import meaning
@@ -32,6 +32,8 @@ from mlenv.system import uv as uv_module
 from mlenv.system.generation import Generation
 from mlenv.system.layer import Foundation
 from mlenv.system.uv import Uv
+from mlenv.values import dataclass
+from mlenv.wanted import Verify, Wanted, inputs_of
 
 Progress = Callable[[str], None]
 
@@ -223,7 +225,9 @@ def _start(work: _Work, interpreter: Path) -> None:
 def _found_below(work: _Work, planned: dict[str, str]) -> tuple[Finding, ...]:
     """The metadata gate on the foundation alone: what it requires of the Application is not there yet."""
     request = work.request
-    found = build.inspect(work.project, request.path, backend=request.backend, planned=planned, machine=work.machine)
+    found = inspection.inspect(
+        work.project, request.path, backend=request.backend, planned=planned, machine=work.machine
+    )
     return tuple(finding for finding in found if finding.kind != "requirement-missing")
 
 
@@ -264,9 +268,9 @@ def _plan_of(below: Foundation) -> Plan:
 def _as_it_is(work: _Work, wanted: Wanted, there: Generation) -> Outcome:
     """Nothing to do where it is what was asked for. Raises EnvironmentBuildError where it is not."""
     request = work.request
-    inputs = build.inputs_of(work.project, wanted, platform=work.machine.platform)
+    inputs = inputs_of(work.project, wanted, platform=work.machine.platform)
     differ = sorted(name for name in {*inputs, *there.inputs} if inputs.get(name) != there.inputs.get(name))
-    changed = [f"it was built from another {', '.join(differ)}"] if differ else build.changed_since(there)
+    changed = [f"it was built from another {', '.join(differ)}"] if differ else inspection.changed_since(there)
     if not changed:
         return _nothing(request, "environment")
     raise EnvironmentBuildError(
@@ -357,7 +361,7 @@ def _install(work: _Work, wanted: Wanted, chosen: Plan) -> None:
         wanted,
         chosen,
         work.request.path,
-        inputs=build.inputs_of(work.project, wanted, platform=work.machine.platform),
+        inputs=inputs_of(work.project, wanted, platform=work.machine.platform),
         machine=work.machine,
         refusal=work.refusal,
         clock=work.clock,

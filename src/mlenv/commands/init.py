@@ -6,7 +6,6 @@ import posixpath
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from mlenv.project import Project, read_text
 from mlenv.report import Finding, Outcome
 from mlenv.requirements import split_index_lines
 from mlenv.system.files import write_atomically
+from mlenv.values import dataclass
 
 DEFAULT_BACKENDS = ("cpu", "cu126", "cu130", "cu132")
 HOOK = """\

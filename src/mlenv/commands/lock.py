@@ -28,8 +28,9 @@ def check(project: Project) -> Outcome:
     """Whether every lock is current: offline, without uv, nothing written."""
     from mlenv import drift
 
-    findings = tuple(finding for part in project.locks for finding in drift.check_lock(part))
-    lines = [_current(project, part) for part in project.locks] if not findings else []
+    parts = project.all_locks
+    findings = tuple(finding for part in parts for finding in drift.check_lock(part))
+    lines = [_current(project, part) for part in parts] if not findings else []
     data = {"current": not findings}
     return Outcome(text="\n".join(lines), data=data, findings=findings, exit_code=1 if findings else 0)
 
@@ -58,10 +59,10 @@ def verify_hashes(project: Project, uv: Uv, *, progress: Progress) -> Outcome:
     from mlenv import drift, hashes
 
     findings: list[Finding] = []
-    for part in project.locks:
+    for part in project.all_locks:
         findings += drift.check_body(part) or hashes.compare(part, uv, progress=progress)
     wrong = [finding for finding in findings if finding.severity == "error"]
-    count = sum(len(part.lock.pins) for part in project.locks if part.lock is not None)
+    count = sum(len(part.lock.pins) for part in project.all_locks if part.lock is not None)
     text = "" if wrong else f"the index lists every hash of {count} packages"
     return Outcome(text=text, data={"verified": not wrong}, findings=tuple(findings), exit_code=1 if wrong else 0)
 
@@ -86,8 +87,11 @@ def lock(project: Project, uv: Uv, wish: Wish, *, dry_run: bool, wait: float, pr
 
 def _outcome(made: Sequence[tuple[Project, NewLock]], *, dry_run: bool, seconds: float) -> Outcome:
     main = made[0][1].pins if made[0][0].alone is None else ()
-    blocks = []
+    blocks, members = list[str](), list[str]()
     for part, new in made:
+        if part.member is not None and not part.settings.isolated:  # what changed was told of the whole
+            members.append(_what_happened(part, new, dry_run=dry_run))
+            continue
         lines = [str(change) for change in new.changes]
         lines.append(_what_happened(part, new, dry_run=dry_run, seconds=seconds))
         if part.alone is not None:
@@ -95,16 +99,18 @@ def _outcome(made: Sequence[tuple[Project, NewLock]], *, dry_run: bool, seconds:
         blocks.append("\n".join([*lines, "", *_table(new)]))
     findings = tuple(finding for _, new in made for finding in new.findings)
     documents = [_data(part, new, dry_run=dry_run) for part, new in made]
+    blocks += ["\n".join(members)] if members else []
     return Outcome(text="\n\n".join(blocks), data=_joined(documents), findings=findings)
 
 
-def _what_happened(part: Project, new: NewLock, *, dry_run: bool, seconds: float) -> str:
+def _what_happened(part: Project, new: NewLock, *, dry_run: bool, seconds: float | None = None) -> str:
     name, count = part.settings.lock, len(new.pins)
+    took = "" if seconds is None else f" ({seconds:.1f} s)"
     if new.text == part.lock_text:
-        return f"{name} is unchanged: {count} packages ({seconds:.1f} s)"
+        return f"{name} is unchanged: {count} packages{took}"
     if dry_run:
-        return f"{name} would be written: {count} packages; nothing was changed ({seconds:.1f} s)"
-    return f"wrote {name}: {count} packages ({seconds:.1f} s)"
+        return f"{name} would be written: {count} packages; nothing was changed{took}"
+    return f"wrote {name}: {count} packages{took}"
 
 
 def _current(project: Project, part: Project) -> str:

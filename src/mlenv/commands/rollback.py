@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-from mlenv import build, drift, gate
-from mlenv.build import Clock
+from mlenv import build, drift, gate, inspection, standing
+from mlenv.clock import Clock
 from mlenv.errors import FindingError, MlenvError, UsageError, did_you_mean
 from mlenv.machine import Machine
 from mlenv.project import Project
@@ -20,6 +20,7 @@ from mlenv.system.files import project_lock
 from mlenv.system.flip import flip
 from mlenv.system.generation import Generation
 from mlenv.system.uv import Uv
+from mlenv.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ def rollback(
     Raises FindingError where there is none, UsageError for an unknown id, and what building raises.
     """
     with project_lock(project.state, wait=request.wait, waiting=progress):
-        build.sweep(project, progress=progress)
+        standing.sweep(project, progress=progress)
         current = generation.current(request.environment.path)
         asked = _target(project, request, current)
         if current is not None and asked.id == current.id:
@@ -94,7 +95,7 @@ def _whole(
     progress: Callable[[str], None],
 ) -> Generation:
     """``found`` itself where nobody changed it, else one built anew from its plan."""
-    changed = build.changed_since(found) or tuple(f.message for f in build.intact(project, found, machine))
+    changed = inspection.altered(project, found, machine)
     if not changed:
         return found
     progress(f"{found.id} was changed since it was built, and is built anew:")

@@ -6,7 +6,7 @@ What each needs is data/coupled.toml, a source per row.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from typing import Any
 
@@ -15,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 from mlenv.catalogue import cuda_of
 from mlenv.overlay import Overlay
 from mlenv.report import Finding, Severity
+from mlenv.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from mlenv.backend import Automatic, Choice, Named, choose, obstacles
 from mlenv.catalogue import Catalogue
@@ -11,6 +11,7 @@ from mlenv.errors import NoBackendError
 from mlenv.judgement import Target
 from mlenv.machine import DRIVER_FAULTS, Machine, dotted
 from mlenv.report import Area, Finding
+from mlenv.values import dataclass
 
 _UNUSABLE = "CUDA programs find no GPU, and a backend is not guessed"
 

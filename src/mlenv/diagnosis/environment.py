@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from mlenv import build, drift
-from mlenv.build import Wanted
+from mlenv import drift, inspection
 from mlenv.catalogue import is_nightly
 from mlenv.machine import Machine
 from mlenv.project import Project
@@ -15,6 +14,7 @@ from mlenv.report import Area, Finding
 from mlenv.selection import Environment
 from mlenv.system import generation
 from mlenv.system.generation import Generation
+from mlenv.wanted import Wanted, inputs_of, key_of
 
 _SHOWN = 8
 
@@ -53,9 +53,9 @@ def _absent(environment: Environment) -> Finding:
 
 def _damaged(project: Project, machine: Machine, environment: Environment, current: Generation) -> Iterator[Finding]:
     mend = f"run {environment.sync(backend=current.backend, extras=current.extras, rebuild=True)}"
-    for line in build.changed_since(current)[:_SHOWN]:
+    for line in inspection.changed_since(current)[:_SHOWN]:
         yield Finding(kind="environment-drifted", message=f"{environment.shown}: {line}", hint=mend)
-    found = build.intact(project, current, machine)
+    found = inspection.intact(project, current, machine)
     yield from (replace(finding, hint=mend) for finding in found[:_SHOWN])
     if len(found) > _SHOWN:
         more = f"{environment.shown}: {len(found) - _SHOWN} more; `mlenv check` lists all"
@@ -78,7 +78,7 @@ def _stale(project: Project, machine: Machine, environment: Environment, current
     wanted = Wanted(
         backend=current.backend, interpreter=interpreter, extras=current.extras, layout=project.settings.layout
     )
-    if build.key_of(build.inputs_of(seen, wanted, platform=machine.platform)) == current.key:
+    if key_of(inputs_of(seen, wanted, platform=machine.platform)) == current.key:
         return
     yield Finding(
         kind="environment-stale",

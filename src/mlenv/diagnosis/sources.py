@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mlenv import solve
 from mlenv.errors import MlenvError, ProjectError, UnreachableError
@@ -18,6 +18,7 @@ from mlenv.solve import Question
 from mlenv.system import process
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Uv
+from mlenv.values import dataclass
 
 PATIENCE_SECONDS = 15.0
 _AT_A_TIME = 4

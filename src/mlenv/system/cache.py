@@ -12,8 +12,9 @@ import shutil
 import tempfile
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from mlenv.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
+
+from mlenv.values import dataclass
 
 _MOUNTS = Path("/proc/self/mounts")
 # Where Linux' own driver puts its libraries; WSL2's, which are Windows', are in /usr/lib/wsl/lib.
@@ -36,6 +36,8 @@ class Disk:
 
 def look(path: Path) -> Disk:
     """The disk of ``path``. Raises OSError."""
+    import shutil
+
     there = next(folder for folder in (path, *path.parents) if folder.exists()).resolve()
     mount, kind = mount_of(there, _mounts())
     return Disk(

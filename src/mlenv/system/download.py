@@ -8,7 +8,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from mlenv.errors import EnvironmentBuildError, IntegrityError, MlenvError, PackageIndexError, UnreachableError
 from mlenv.system.uv_messages import answered, mask
 from mlenv.system.web import Client
+from mlenv.values import dataclass
 
 _WORKERS = 6
 _BLOCK = 1 << 20

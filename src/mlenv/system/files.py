@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +45,8 @@ def _replaced_from(staging: Path, target: Path, text: str) -> bool:
 
 
 def _replace(target: Path, text: str, *, folder: Path) -> None:
+    import tempfile  # a command that writes nothing need not pay for it
+
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=folder)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:

@@ -7,9 +7,8 @@ folder, and changes places with the new one (ADR 0014).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from mlenv.errors import EnvironmentBuildError
 from mlenv.system import generation, history, process
 from mlenv.system.generation import Generation
 from mlenv.system.links import exchange, is_link, make_link, remove_link
+from mlenv.values import dataclass
 
 _STAGED = "flip"
 
@@ -95,9 +95,20 @@ def tidy(state: Path) -> None:
         environments = history.environments(state)
         for staged in (state / _STAGED, *map(_beside, environments)):
             _put_away(state, staged)
-        for aside in (path for environment in environments for path in takewhile(os.path.lexists, _aside(environment))):
-            if _is_own(aside):
-                _put_away(state, aside)
+        for aside in filter(_is_own, _moved_aside(environments)):
+            _put_away(state, aside)
+
+
+def interrupted(state: Path) -> bool:
+    """Whether ``tidy`` has something to put away."""
+    environments = history.environments(state)
+    staged = any(os.path.lexists(path) for path in (state / _STAGED, *map(_beside, environments)))
+    return staged or any(map(_is_own, _moved_aside(environments)))
+
+
+def _moved_aside(environments: Iterable[Path]) -> Iterator[Path]:
+    """What stands where mlenv moves to what it did not make."""
+    return (path for environment in environments for path in takewhile(os.path.lexists, _aside(environment)))
 
 
 def _displace(incoming: Path, environment: Path, aside: Path) -> None:

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from mlenv.system import history, in_use, layer, process
 from mlenv.system.files import write_atomically
 from mlenv.system.links import is_link
 from mlenv.system.uv import remove_tree
+from mlenv.values import dataclass
 
 MARKER = "mlenv.json"
 PLAN = "pylock.plan.toml"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from mlenv.values import dataclass
 
 WSL_FOLDER = "usr/lib/wsl/lib"
 
-_CONTAINER = re.compile(r"docker|kubepods|containerd|libpod|lxc")
+_CONTAINER = r"docker|kubepods|containerd|libpod|lxc"
 _NVIDIA_VENDOR, _DISPLAY_CLASS = "0x10de", "0x03"
-_MODEL = re.compile(r"^Model:\s*(.+?)\s*$", re.MULTILINE)
+_MODEL = r"(?m)^Model:\s*(.+?)\s*$"
 # "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build ..."
-_NVRM = re.compile(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s")
+_NVRM = r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def is_wsl(root: Path) -> bool:
 def is_container(root: Path, environ: Mapping[str, str]) -> bool:
     """Whether this runs in a container: Docker, Podman, containerd, LXC, Kubernetes."""
     marked = (root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
-    return marked or "KUBERNETES_SERVICE_HOST" in environ or bool(_CONTAINER.search(_text(root / "proc/1/cgroup")))
+    return marked or "KUBERNETES_SERVICE_HOST" in environ or bool(re.search(_CONTAINER, _text(root / "proc/1/cgroup")))
 
 
 def is_jetson(root: Path) -> bool:
@@ -89,14 +90,14 @@ def _on_bus(root: Path) -> bool:
 
 
 def _module_version(root: Path) -> str | None:
-    told = _NVRM.search(_text(root / "proc/driver/nvidia/version"))
+    told = re.search(_NVRM, _text(root / "proc/driver/nvidia/version"))
     return told[1] if told else _text(root / "sys/module/nvidia/version").strip() or None
 
 
 def _models(root: Path) -> tuple[str, ...]:
     folder = root / "proc/driver/nvidia/gpus"
     texts = [_text(gpu / "information") for gpu in sorted(folder.iterdir())] if folder.is_dir() else []
-    return tuple(found[1] for text in texts if (found := _MODEL.search(text)))
+    return tuple(found[1] for text in texts if (found := re.search(_MODEL, text)))
 
 
 def _text(path: Path) -> str:

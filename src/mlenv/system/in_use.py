@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -19,7 +18,7 @@ _FOLDER = "leases"
 @contextmanager
 def lease(state: Path, id_: str) -> Iterator[None]:
     """Hold a lease on the generation ``id_`` while a command runs in it; a read-only project has none to hold."""
-    path = state / _FOLDER / f"{id_}.{socket.gethostname()}.{os.getpid()}.json"
+    path = state / _FOLDER / f"{id_}.{_node()}.{os.getpid()}.json"
     document = {"generation": id_, "host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +34,12 @@ def lease(state: Path, id_: str) -> Iterator[None]:
         over.set()
         with suppress(OSError):
             path.unlink()
+
+
+def _node() -> str:
+    import socket  # 2 ms, for what most commands never ask
+
+    return socket.gethostname()
 
 
 def _renew(path: Path, over: threading.Event) -> None:
@@ -70,9 +75,9 @@ def _holds(document: dict[str, object], *, age: float) -> bool:
 def _host() -> str:
     """This host and, as containers share a host's name, the namespace in which its process numbers count."""
     try:
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 - it is no path
+        return f"{_node()} {os.readlink('/proc/self/ns/pid')}"  # noqa: PTH115 - it is no path
     except OSError:
-        return socket.gethostname()
+        return _node()
 
 
 def _started(pid: int) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import posixpath
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+
+from mlenv.values import dataclass
 
 # Without it the environment's Python is the base interpreter (FACTS, reliability 4).
 _CONFIG = "pyvenv.cfg"
 _UNPACKING_SECONDS = 60.0
+_WRITTEN_LAST = ("mlenv.json",)  # generation.MARKER
 _ZIP_EPOCH = 315532800  # 1980, which no clamping to SOURCE_DATE_EPOCH moves
 _HEADER = re.compile(r"^(Name|Version|Requires-Dist|Provides-Extra): (.*)$", re.MULTILINE)
 
@@ -277,6 +279,8 @@ def _record(path: Path, prefix: str) -> tuple[tuple[Recorded, ...], str | None]:
     text = _text(path)
     if not text:
         return (), "its RECORD is missing or empty"
+    import csv
+
     rows = list(csv.reader(text.splitlines()))
     if not text.endswith("\n") or any(len(row) != 3 for row in rows if row):
         return (), "its RECORD is torn"
@@ -312,6 +316,40 @@ def _walk(root: Path) -> Iterator[tuple[str, int, float]]:
                     stack.append(name)
                 else:
                     yield name, *_stamps(entry)
+
+
+def names_digest(environment: Path) -> str:
+    """A digest of the name of every file and folder, but for what Python itself writes beside its modules."""
+    return _looked_through(environment.resolve(), since=float("inf"))[0]
+
+
+def untouched(environment: Path, *, names: str, since: float) -> bool:
+    """Whether nothing was added, removed or written after ``since`` (seconds since the epoch), by names and times."""
+    return _looked_through(environment.resolve(), since=since) == (names, False)
+
+
+def _looked_through(root: Path, *, since: float) -> tuple[str, bool]:
+    """The digest of all names, and whether a file was written after ``since``: one look at each, in one tight loop."""
+    import zlib
+
+    digest, written, folders = 0, False, [""]
+    while folders:
+        folder = folders.pop()
+        names = []
+        with os.scandir(f"{root}/{folder}") as entries:
+            for entry in entries:
+                name = entry.name
+                if name == "__pycache__" or (name in _WRITTEN_LAST and not folder):
+                    continue
+                names.append(name)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{folder}/{name}")
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                if status.st_mtime > since or (status.st_nlink == 1 and status.st_ctime > since):
+                    written = True
+        digest ^= zlib.crc32("/".join((folder, *sorted(names))).encode("utf-8", "surrogateescape"))
+    return f"crc32:{digest:08x}", written
 
 
 def _stamps(entry: os.DirEntry[str]) -> tuple[int, float]:

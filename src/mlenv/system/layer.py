@@ -10,11 +10,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlenv.system.files import write_atomically
+from mlenv.values import dataclass
 
 MARKER = "mlenv-image.json"
 Stamps = Mapping[str, tuple[int, int, int]]

@@ -5,6 +5,7 @@ NVML is asked first, CUDA's driver library where NVML can't say; files tell what
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,10 +32,9 @@ def observe(environ: Mapping[str, str], *, root: Path = Path("/")) -> Machine:
 
     Every fault of the driver becomes a finding. Raises NoBackendError on a system or processor no build exists for.
     """
-    import platform
     import sys
 
-    system, arch = system_names(sys.platform, platform.machine())
+    system, arch = system_names(sys.platform, _processor())
     there = hardware.look(root, environ) if system == "linux" else Hardware()
     reading = Reading() if system == "macos" else _read(there, root, environ)
     setting = environ.get("CUDA_VISIBLE_DEVICES")
@@ -54,6 +54,14 @@ def observe(environ: Mapping[str, str], *, root: Path = Path("/")) -> Machine:
         ),
         findings=reading.findings + _visibility_findings(applied, visible, reading, environ),
     )
+
+
+def _processor() -> str:
+    if hasattr(os, "uname"):
+        return os.uname().machine
+    import platform
+
+    return platform.machine()
 
 
 def system_names(system: str, machine: str) -> tuple[OperatingSystem, Architecture]:

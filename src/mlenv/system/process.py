@@ -13,8 +13,9 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+from mlenv.values import dataclass
 
 _GRACE_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1

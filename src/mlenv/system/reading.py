@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from mlenv.report import Finding
+from mlenv.values import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ import time
 import zipfile
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from mlenv.system import cache as kept
 from mlenv.system.web import Client
+from mlenv.values import dataclass
 
 _TAIL = 64 * 1024
 _WORKERS = 8

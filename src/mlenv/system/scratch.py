@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,13 +12,15 @@ from functools import cache
 from pathlib import Path
 
 _PREFIX = ".mlenv-uv-"
-_NAME = re.compile(rf"{re.escape(_PREFIX)}[a-z0-9_]{{8}}")  # as tempfile completes it: nobody else's folder
+_NAME = rf"{re.escape(_PREFIX)}[a-z0-9_]{{8}}"  # as tempfile completes it: nobody else's folder
 _OLD_SECONDS = 600.0  # a new one is not held yet
 
 
 @contextmanager
 def folder() -> Iterator[Path]:
     """An empty folder, its path without links, which is gone afterwards."""
+    import tempfile
+
     _sweep()
     with tempfile.TemporaryDirectory(prefix=_PREFIX) as name, _held(Path(name)):
         yield Path(name).resolve()
@@ -55,8 +55,10 @@ def _locked(path: Path) -> int | None:
 @cache
 def _sweep() -> None:
     """Remove this user's old folders that no process holds; once a process."""
+    import tempfile
+
     for entry in os.scandir(tempfile.gettempdir()):
-        if _NAME.fullmatch(entry.name):
+        if re.fullmatch(_NAME, entry.name):
             with suppress(OSError):
                 _remove_unheld(Path(entry.path))
 
@@ -67,5 +69,7 @@ def _remove_unheld(path: Path) -> None:
         return
     handle = _locked(path)
     if handle is not None:
+        import shutil
+
         shutil.rmtree(path, ignore_errors=True)
         os.close(handle)

@@ -9,13 +9,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib import resources
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +25,9 @@ from mlenv.errors import (
     ProjectError,
     ResolutionError,
 )
-from mlenv.system import disks, process, scratch
+from mlenv.system import process, scratch
 from mlenv.system.uv_messages import GENERATED_PROJECT, UPGRADES, answered, empty_page, explain, mask, missing_name
+from mlenv.values import dataclass
 
 # What a user sets to reach the network, and what a process needs to live.
 _FORWARDED = frozenset(
@@ -43,11 +41,11 @@ _FORWARDED = frozenset(
     UV_NATIVE_TLS UV_SYSTEM_CERTS UV_INSECURE_HOST UV_KEYRING_PROVIDER UV_PYTHON_INSTALL_DIR UV_CREDENTIALS_DIR
     """.split()  # noqa: SIM905 - a page of quotes says less
 )
-_FORWARDED_PATTERN = re.compile(r"LC_[A-Z]+|UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)")
+_FORWARDED_PATTERN = r"LC_[A-Z]+|UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)"
 # Read by mlenv itself and handed to uv in another form.
 _HANDLED = frozenset({"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_OFFLINE", "UV_PYTHON_DOWNLOADS"})
 # What compilers read, for the packages that the settings name in `build` and for local projects.
-_COMPILER = re.compile(
+_COMPILER = (
     r"CC|CXX|CPP|AR|LD|CFLAGS|CXXFLAGS|CPPFLAGS|LDFLAGS|CMAKE_[A-Z_]+|CUDA_HOME|CUDA_PATH|CUDNN_HOME|FORCE_CUDA"
     r"|CPATH|C_INCLUDE_PATH|CPLUS_INCLUDE_PATH|LIBRARY_PATH|TORCH_CUDA_ARCH_LIST|NVCC_(?:PREPEND|APPEND)_FLAGS"
     r"|(?:FLASH_ATTENTION|FLASH_ATTN|CAUSAL_CONV1D|MAMBA|DS)_[A-Z0-9_]+"
@@ -173,6 +171,8 @@ def cache_folder(uv: Uv, *, config: str) -> Path:
 
 def cache_clean(uv: Uv, names: Iterable[str]) -> str:
     """The command that drops packages from uv's cache, for hints: with uv's path unless a shell finds this very uv."""
+    import shutil
+
     on_path = shutil.which("uv", path=uv.env.get("PATH"))
     found = on_path is not None and Path(on_path).resolve() == uv.binary.resolve()
     return f"`{shlex.join(['uv' if found else str(uv.binary), 'cache', 'clean', *sorted(names)])}`"
@@ -198,8 +198,8 @@ def forwarded(environ: Mapping[str, str]) -> dict[str, str]:
         for name, value in environ.items()
         if name.upper() in _FORWARDED
         or name in _SPEED
-        or _FORWARDED_PATTERN.fullmatch(name)
-        or _COMPILER.fullmatch(name)
+        or re.fullmatch(_FORWARDED_PATTERN, name)
+        or re.fullmatch(_COMPILER, name)
     }
     downloads = environ.get("UV_PYTHON_DOWNLOADS", "never")
     return kept | {"UV_PYTHON_DOWNLOADS": downloads, "UV_NO_PROGRESS": "0", "UV_NO_WRAP": "1"}
@@ -207,7 +207,7 @@ def forwarded(environ: Mapping[str, str]) -> dict[str, str]:
 
 def compiler(uv: Uv) -> dict[str, str]:
     """Of the variables uv is given, those that decide what a compiler makes."""
-    return {name: value for name, value in uv.env.items() if _COMPILER.fullmatch(name)}
+    return {name: value for name, value in uv.env.items() if re.fullmatch(_COMPILER, name)}
 
 
 def dropped(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -369,6 +369,8 @@ def _folder(task: Compilation) -> Iterator[Path]:
             target.write_text(text, encoding="utf-8")
         guard = folder / _OWN / "guard"
         guard.mkdir()
+        from importlib import resources
+
         (guard / "sitecustomize.py").write_bytes(resources.files("mlenv.data").joinpath("build_guard.py").read_bytes())
         yield folder
 
@@ -441,6 +443,8 @@ def _failure(uv: Uv, done: process.Completed, *, at: Path) -> MlenvError:
     """What a call of uv that writes to ``at`` failed with; of a full disk, which one that is."""
     error = explain(done.err, code=done.code, default=EnvironmentBuildError)
     if isinstance(error, NoSpaceError):
+        import tempfile
+
         cache = _run([uv.binary, "cache", "dir", "--no-config", "--color", "never"], env=uv.env).out.strip()
         places = {"the environment": at, "uv's cache": Path(cache), "temporary files": Path(tempfile.gettempdir())}
         error.hint = _make_room(places)
@@ -449,6 +453,8 @@ def _failure(uv: Uv, done: process.Completed, *, at: Path) -> MlenvError:
 
 def _make_room(places: Mapping[str, Path]) -> str:
     """The hint to make room on the fullest of the disks that uv writes to."""
+    from mlenv.system import disks
+
     found = {what: disks.look(path) for what, path in places.items()}
     what, disk = min(found.items(), key=lambda item: item[1].free)
     on = f" on {disk.mount}" if disk.mount else ""
@@ -479,10 +485,10 @@ def install_plan(uv: Uv, *, plan: Path, python: Path, config: Path, adding: bool
 
 
 # uv lists every package it installed, which in a new environment is all of them.
-_PACKAGE_LINE = re.compile(
+_PACKAGE_LINE = (
     rb"(?m)^(?:\x1b\[[0-9;]*m|\s)*[+~-] ?(?:\x1b\[[0-9;]*m| )*[A-Za-z0-9._-]+(?:\x1b\[[0-9;]*m)*==[^\n]*\r?\n"
 )
-_BEGUN_PACKAGE_LINE = re.compile(rb"(?:\x1b(?:\[[0-9;]*m?)?|[ \t])*(?:[+~-][^\r\n]*)?")
+_BEGUN_PACKAGE_LINE = rb"(?:\x1b(?:\[[0-9;]*m?)?|[ \t])*(?:[+~-][^\r\n]*)?"
 
 
 def _until_error(echo: Callable[[bytes], None] | None) -> Callable[[bytes], None] | None:
@@ -497,7 +503,7 @@ def _until_error(echo: Callable[[bytes], None] | None) -> Callable[[bytes], None
         waiting = 0 if found else _unfinished(head)
         shown, held = head[: len(head) - waiting], head[len(head) - waiting :]
         if shown and not failed:
-            echo(_PACKAGE_LINE.sub(b"", shown))
+            echo(re.sub(_PACKAGE_LINE, b"", shown))
         failed = failed or bool(found)
 
     return filtered
@@ -506,7 +512,7 @@ def _until_error(echo: Callable[[bytes], None] | None) -> Callable[[bytes], None
 def _unfinished(text: bytes) -> int:
     """How many bytes at the end may yet become an error or a package's line: uv writes both in pieces."""
     line = text.rpartition(b"\n")[2]
-    if _BEGUN_PACKAGE_LINE.fullmatch(line):
+    if re.fullmatch(_BEGUN_PACKAGE_LINE, line):
         return len(line)
     return next(n for n in range(len(_ERROR), -1, -1) if text.endswith(_ERROR[:n]))
 
@@ -537,6 +543,8 @@ def fetch_source(uv: Uv, *, plan: Path, python: Path, config: Path, to: Path, ca
     another foundation can't be in the source. Raises IntegrityError, PackageIndexError or EnvironmentBuildError.
     """
     with scratch.folder() as folder:
+        from importlib import resources
+
         taker = resources.files("mlenv.data").joinpath("take_source.py").read_bytes()
         Path(folder, "sitecustomize.py").write_bytes(taker)
         argv: list[str | Path] = [uv.binary, "pip", "sync", plan, "--python", python, "--config-file", config]
@@ -597,4 +605,6 @@ def build_alone(uv: Uv, *, source: Path, folder: Path, python: Path, config: Pat
 
 def remove_tree(path: Path) -> None:
     """Remove a folder that mlenv made, read-only files included."""
+    import shutil
+
     shutil.rmtree(path, ignore_errors=True)

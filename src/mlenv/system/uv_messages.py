@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlenv import wheelless
@@ -21,6 +19,7 @@ from mlenv.errors import (
     ResolutionError,
     UnreachableError,
 )
+from mlenv.values import dataclass
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -34,22 +33,22 @@ WITH, ASKED_WITH = "with.txt", "--with asks for"
 # The name of the project that mlenv generates for uv; see resolution.py.
 GENERATED_PROJECT = "mlenv-inputs"
 
-_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/\s@`'\"]+@", re.IGNORECASE)
-_QUERY = re.compile(r"(https?://[^\s?`'\"]+)\?[^\s`'\")]*", re.IGNORECASE)
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
-_REFUSED_BUILD = re.compile(r"mlenv-build-refused: (?P<what>.+)")
-_DOWNLOADING = re.compile(r"Failed to download `(?P<what>[^`]+)`")
-_BUILDING = re.compile(r"Failed to build `(?P<what>[^`]+)`")
-_BUILD_CALL = re.compile(r"(?P<call>Call to `[^`]+` failed[^\n]*)\n(?P<output>.*)", re.DOTALL)
+_CREDENTIALS = r"(?i)(?P<scheme>[a-z][a-z0-9+.-]*://)[^/\s@`'\"]+@"
+_QUERY = r"(?i)(https?://[^\s?`'\"]+)\?[^\s`'\")]*"
+_ANSI = r"\x1b\[[0-9;?]*[a-zA-Z]"
+_REFUSED_BUILD = r"mlenv-build-refused: (?P<what>.+)"
+_DOWNLOADING = r"Failed to download `(?P<what>[^`]+)`"
+_BUILDING = r"Failed to build `(?P<what>[^`]+)`"
+_BUILD_CALL = r"(?s)(?P<call>Call to `[^`]+` failed[^\n]*)\n(?P<output>.*)"
 # Where uv's cache is on another file system; its lines below are indented.
-_COPIES = re.compile(r"^warning: Failed to (?:hardlink|reflink|clone)[^\n]*\n(?:[ \t]+[^\n]*\n?)*", re.MULTILINE)
-_MISSING = re.compile(r"(?P<name>[a-z0-9][a-z0-9._-]*) was not found in the (?P<where>package registry|cache|provided)")
-_EMPTY = re.compile(r"there are no versions of (?P<name>[a-z0-9][a-z0-9._-]*)")
-_ABSENT = re.compile(r"there is no version of (?P<name>[a-z0-9][a-z0-9._-]*)")
-_STATUS = re.compile(r"(?P<status>[45]\d\d [A-Z][A-Za-z-]*(?: [A-Z][A-Za-z-]*)*)")
-_URL = re.compile(r"(?:url \(|fetch: `?|for: |URL \(|index \(|download |`|from )(?P<url>(?:https?|file)://[^\s`)]+)")
-_HASHED = re.compile(r"[Hh]ash mismatch for (?:package metadata at )?`(?P<what>[^`]+)`")
-_NO_FILE = re.compile(r"failed to query metadata of file `(?P<path>[^`]+)`: No such file")
+_COPIES = r"(?m)^warning: Failed to (?:hardlink|reflink|clone)[^\n]*\n(?:[ \t]+[^\n]*\n?)*"
+_MISSING = r"(?P<name>[a-z0-9][a-z0-9._-]*) was not found in the (?P<where>package registry|cache|provided)"
+_EMPTY = r"there are no versions of (?P<name>[a-z0-9][a-z0-9._-]*)"
+_ABSENT = r"there is no version of (?P<name>[a-z0-9][a-z0-9._-]*)"
+_STATUS = r"(?P<status>[45]\d\d [A-Z][A-Za-z-]*(?: [A-Z][A-Za-z-]*)*)"
+_URL = r"(?:url \(|fetch: `?|for: |URL \(|index \(|download |`|from )(?P<url>(?:https?|file)://[^\s`)]+)"
+_HASHED = r"[Hh]ash mismatch for (?:package metadata at )?`(?P<what>[^`]+)`"
+_NO_FILE = r"failed to query metadata of file `(?P<path>[^`]+)`: No such file"
 _NETWORK = (
     "error sending request", "Failed to fetch", "tcp connect error", "dns error", "timed out",
     "invalid peer certificate", "Connection refused", "connection closed", "HTTP status", "Request failed",
@@ -86,9 +85,7 @@ _OUR_FAULT = (
     "error: unrecognized subcommand",
     "a value is required for",
 )
-_PROGRESS = re.compile(
-    r"\s*(Using Python|Using CPython|Resolved|Prepared|Installed|Audited|Downloading|Downloaded|Building) "
-)
+_PROGRESS = r"\s*(Using Python|Using CPython|Resolved|Prepared|Installed|Audited|Downloading|Downloaded|Building) "
 _MAX_LINES = 8
 _MAX_LISTED = 4
 _MAX_OUTPUT = 20
@@ -98,7 +95,7 @@ _WHOLE = "-v shows uv's whole explanation"
 
 def mask(text: str) -> str:
     """``text`` without user names, passwords and query strings in its URLs."""
-    return _QUERY.sub(r"\1", _CREDENTIALS.sub(r"\g<scheme>****@", text))
+    return re.sub(_QUERY, r"\1", re.sub(_CREDENTIALS, r"\g<scheme>****@", text))
 
 
 def explain(
@@ -115,7 +112,7 @@ def explain(
     recognised. ``code`` is uv's exit status, negative where a signal ended it. ``files`` are the requirements and
     constraints uv read (path → text), so that a conflict names the file that says each side.
     """
-    plain = _COPIES.sub("", _ANSI.sub("", text))
+    plain = re.sub(_COPIES, "", re.sub(_ANSI, "", text))
     clean = mask(plain.replace(folder + "/", "") if folder else plain).replace(f"`{WITH}`", "--with")
     error = _recognised(clean, files or {}) or _unrecognised(clean, code=code, default=default)
     error.detail = clean.strip()
@@ -136,16 +133,18 @@ def _unrecognised(text: str, *, code: int, default: type[MlenvError]) -> MlenvEr
         return FaultError(
             f"uv refuses how mlenv calls it: {shorten(text)}", hint="is uv much newer than mlenv? Reinstall mlenv"
         )
-    if failed := _BUILDING.search(text):
+    if failed := re.search(_BUILDING, text):
         return default(f"{failed['what']} could not be built\n{_said_by_build(text)}", hint=_WHOLE_OUTPUT)
     return default(shorten(text) or f"uv ended with exit status {code} and said nothing", hint="run again with -v")
 
 
 def _said_by_build(text: str) -> str:
     """What was called, and the end of what that wrote: a compiler's error is the last thing it says."""
-    found = _BUILD_CALL.search(text)
+    found = re.search(_BUILD_CALL, text)
     if found is None:
         return shorten(text)
+    import textwrap
+
     output = textwrap.dedent(found["output"].partition("\nhint:")[0]).strip("\n").splitlines()
     return "\n".join([found["call"], *(["..."] if len(output) > _MAX_OUTPUT else []), *output[-_MAX_OUTPUT:]])
 
@@ -153,13 +152,13 @@ def _said_by_build(text: str) -> str:
 def shorten(text: str) -> str:
     """The telling lines of a message of uv, at most eight, without its bullet words."""
     lines = [re.sub(r"^\s*(error:|cause:|hint:)\s*", "", line).rstrip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if line and not _PROGRESS.match(line)]
+    told = [line for line in lines if line and not re.match(_PROGRESS, line)]
     return "\n".join(told[:_MAX_LINES] + (["..."] if len(told) > _MAX_LINES else []))
 
 
 def missing_name(error: MlenvError, *, releases: bool = False) -> str | None:
     """The package that the error says an index does not have; with ``releases`` also one that lacks a release."""
-    match = _MISSING.search(error.message) or (_ABSENT.search(error.message) if releases else None)
+    match = re.search(_MISSING, error.message) or (re.search(_ABSENT, error.message) if releases else None)
     return match["name"] if match else None
 
 
@@ -170,10 +169,10 @@ def empty_page(error: MlenvError) -> str | None:
 
 
 def _refused_build(text: str) -> MlenvError | None:
-    match = _REFUSED_BUILD.search(text)
+    match = re.search(_REFUSED_BUILD, text)
     if match is None:
         return None
-    building = _BUILDING.findall(text)
+    building = re.findall(_BUILDING, text)
     release = building[-1] if building else match["what"].strip()  # the innermost: a build may require another
     name = re.split(r"[=@ ]", release)[0]
     return NoWheelError(
@@ -186,7 +185,7 @@ def _refused_build(text: str) -> MlenvError | None:
 def _hash(text: str) -> MlenvError | None:
     if "hash mismatch" not in text.lower():
         return None
-    named = _HASHED.search(text)
+    named = re.search(_HASHED, text)
     what = named["what"] if named else "a file"
     sums = re.findall(r"(Expected|Computed):\s+(sha\d+:[0-9a-f]+)", text)
     told = "".join(f"\n{label.lower()} {value}" for label, value in sums)
@@ -225,7 +224,7 @@ def _offline(text: str) -> MlenvError | None:
         word in text for word in ("Network connectivity is disabled", "network was disabled", "not found in the cache")
     ):
         return None
-    what = _MISSING.search(text)
+    what = re.search(_MISSING, text)
     told = f"{what['name']} is" if what else "what is needed is"
     return PackageIndexError(
         f"{told} not in uv's cache, and the network is switched off",
@@ -234,7 +233,7 @@ def _offline(text: str) -> MlenvError | None:
 
 
 def _gone(text: str) -> MlenvError | None:
-    match = _NO_FILE.search(text)
+    match = re.search(_NO_FILE, text)
     if match is None:
         return None
     return PackageIndexError(
@@ -244,8 +243,8 @@ def _gone(text: str) -> MlenvError | None:
 
 
 def _index(text: str) -> MlenvError | None:
-    status, url = _STATUS.search(text), _URL.search(text)
-    named = _DOWNLOADING.search(text)
+    status, url = re.search(_STATUS, text), re.search(_URL, text)
+    named = re.search(_DOWNLOADING, text)
     where = url["url"].rstrip(".") if url else f"the index, asked for {named['what']}," if named else "the index"
     if status is not None:
         return answered(where, status["status"].strip())
@@ -297,7 +296,7 @@ def _resolution(text: str, files: Mapping[str, str]) -> MlenvError | None:
         return _index(text)
     if (offline := _offline(text)) is not None:
         return offline
-    if match := _EMPTY.search(text):
+    if match := re.search(_EMPTY, text):
         return PackageIndexError(
             f"the index answered for {match['name']} with a page that lists no file",
             hint="is it the right URL? A login page or a proxy answers like that; open the index's URL in a browser",
@@ -308,7 +307,7 @@ def _resolution(text: str, files: Mapping[str, str]) -> MlenvError | None:
 
 
 def _hint(message: str) -> str:
-    if _MISSING.search(message):
+    if re.search(_MISSING, message):
         return "check its spelling; a package of your own index needs a line in [tool.mlenv.index]"
     if needed := re.search(r"depends on Python>=(\d+\.\d+)", message):
         python = f'[tool.mlenv] python = "{needed[1]}"'
@@ -374,7 +373,7 @@ def _reason(steps: Sequence[_Step], owners: _Owners) -> str:
     if len(steps) > _FEW:
         told = _gist(steps)
     named = [
-        owners.named(_PYTHON.sub(r"\2, and the lock is for Python \1", line))
+        owners.named(re.sub(_PYTHON, r"\2, and the lock is for Python \1", line))
         for line in told
         if "we know from (" not in line
     ]
@@ -383,7 +382,7 @@ def _reason(steps: Sequence[_Step], owners: _Owners) -> str:
 
 def _two_bounds(premise: str, owners: _Owners) -> str | None:
     """Where two files bound one package so that nothing is left: both, and who needs it."""
-    found = _SAME_NAME.search(premise)
+    found = re.search(_SAME_NAME, premise)
     if found is None:
         return None
     sides = [owners.said(f"{found['name']}{found[side]}") for side in ("one", "other")]
@@ -399,21 +398,17 @@ def _gist(steps: Sequence[_Step]) -> list[str]:
     last, before = steps[-1].premise, steps[-2]
     if "depend" in before.conclusion:
         return [before.conclusion, last]
-    absent = [step.premise for step in steps if _ABSENCE.search(step.premise)]
+    absent = [step.premise for step in steps if re.search(_ABSENCE, step.premise)]
     if absent:
         return [*absent[:2], last]
     return [steps[-3].conclusion, before.premise, last]
 
 
-_SAME_NAME = re.compile(
-    r"\bdepends? on (?P<name>[A-Za-z0-9._-]+?)(?P<one>[<>=!~]\S*) and (?P=name)(?P<other>[<>=!~]\S*)"
-)
-_ABSENCE = re.compile("was not found in|there is no version of|has no wheels with|requested Python version|was yanked")
-_PYTHON = re.compile(r"the requested Python version \(>=([^)]+)\) does not satisfy Python\S+ and (.+)")
+_SAME_NAME = r"\bdepends? on (?P<name>[A-Za-z0-9._-]+?)(?P<one>[<>=!~]\S*) and (?P=name)(?P<other>[<>=!~]\S*)"
+_ABSENCE = "was not found in|there is no version of|has no wheels with|requested Python version|was yanked"
+_PYTHON = r"the requested Python version \(>=([^)]+)\) does not satisfy Python\S+ and (.+)"
 _ONE = r"[A-Za-z0-9][^\s,]*(?:,[<>=!~][^\s,]*)*"
-_OWN_REQUIREMENTS = re.compile(
-    rf"{GENERATED_PROJECT} depends on (?P<first>{_ONE})(?: and (?P<second>{_ONE})(?=$| and |,))?"
-)
+_OWN_REQUIREMENTS = rf"{GENERATED_PROJECT} depends on (?P<first>{_ONE})(?: and (?P<second>{_ONE})(?=$| and |,))?"
 
 
 @dataclass(frozen=True)
@@ -424,7 +419,7 @@ class _Owners:
 
     def named(self, sentence: str) -> str:
         """The sentence, with the file that says it in the place of the generated project."""
-        told = _OWN_REQUIREMENTS.sub(lambda found: self._said(found["first"], found["second"]), sentence)
+        told = re.sub(_OWN_REQUIREMENTS, lambda found: self._said(found["first"], found["second"]), sentence)
         return told.replace(f"{GENERATED_PROJECT} depends on", "this project requires")
 
     def said(self, text: str) -> str | None:
