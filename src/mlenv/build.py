@@ -322,7 +322,7 @@ def _gate(
         backend=wanted.backend,
         planned=planned,
         machine=machine,
-        differing=inventory.damaged if wanted.deep else lambda _: (),
+        differing=inventory.damaged if wanted.deep else inventory.edited_in_cache,
     )
     if findings or wanted.verify is Verify.METADATA:
         return findings

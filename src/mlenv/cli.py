@@ -457,24 +457,36 @@ _ENV = click.option(
 
 
 @cli.command("check")
+@backend_options
 @_ENV
-@click.option("--deep", is_flag=True, help="Read and hash every file: finds an edit that left no trace.")
+@click.option("--deep", is_flag=True, help="Read and hash every file: finds an edit that kept size and time.")
 @click.option("--repair", is_flag=True, help="Build it anew where something is wrong, uv's cache healed too.")
 @WAIT
-@command()
-def check_command(session: Session, *, environment: Path | None, deep: bool, repair: bool, wait: float) -> None:
+@command(backend=True)
+def check_command(
+    session: Session,
+    *,
+    backend: str | None,
+    request: str | None,
+    environment: Path | None,
+    deep: bool,
+    repair: bool,
+    wait: float,
+) -> None:
     """The gate on the environment as it stands: what drifted, was damaged or replaced, by name.
 
     \b
     mlenv check            exit 0 if whole, 1 with each finding named
     mlenv check --deep     every file hashed: seconds for gigabytes
     mlenv check --repair   built anew from its own plan, then swapped in; what you installed by hand goes
+    mlenv check --cuda13   where environment = ".venv-{backend}": the one for CUDA 13
     """
     from mlenv import selection
     from mlenv.commands import check
 
     project = session.project()
-    asked = check.Request(environment=selection.environment(project, None, asked=environment), deep=deep, wait=wait)
+    place = selection.standing(project, backend=backend, flag=request, asked=environment)
+    asked = check.Request(environment=place, deep=deep, wait=wait)
     if repair:
         session.show(check.repair(project, session.uv(), session.machine(), asked, progress=session.progress))
     session.show(check.check(project, session.machine(), asked))
@@ -482,11 +494,14 @@ def check_command(session: Session, *, environment: Path | None, deep: bool, rep
 
 @cli.command("rollback")
 @click.argument("to", required=False, metavar="[ID]")
+@backend_options
 @_ENV
 @WAIT
-@command()
-def rollback_command(session: Session, *, to: str | None, environment: Path | None, wait: float) -> None:
-    """Put the previous generation of the environment back, in one step.
+@command(backend=True)
+def rollback_command(
+    session: Session, *, to: str | None, backend: str | None, request: str | None, environment: Path | None, wait: float
+) -> None:
+    """Put the previous generation of the environment back, in one step; with a backend, the previous one of that.
 
     Asked again, it goes back further. A generation that somebody changed since it was built is built anew from its
     plan. The lock and the overlays stay as they are: `mlenv sync` goes forward again.
@@ -499,14 +514,26 @@ def rollback_command(session: Session, *, to: str | None, environment: Path | No
     from mlenv.commands import rollback
 
     project = session.project()
-    asked = rollback.Request(environment=selection.environment(project, None, asked=environment), to=to, wait=wait)
+    place = selection.standing(project, backend=backend, flag=request, asked=environment)
+    asked = rollback.Request(environment=place, to=to, wait=wait)
     session.show(rollback.rollback(project, session.uv(), session.machine(), asked, progress=session.progress))
 
 
 @cli.command("generations")
+@click.option("--remove", metavar="ID", multiple=True, help="Remove this one, if nothing uses it; repeatable.")
+@backend_options
 @_ENV
-@command()
-def generations_command(session: Session, *, environment: Path | None) -> None:
+@WAIT
+@command(backend=True)
+def generations_command(
+    session: Session,
+    *,
+    remove: tuple[str, ...],
+    backend: str | None,
+    request: str | None,
+    environment: Path | None,
+    wait: float,
+) -> None:
     """The finished builds of the project's environments: what each holds, when it was built, what it takes.
 
     "of it alone" is what removing it would free: the rest are hard links into uv's cache.
@@ -514,12 +541,20 @@ def generations_command(session: Session, *, environment: Path | None) -> None:
     
     mlenv generations           a table, the newest first
     mlenv generations --json    with every package and the digest of every input
+    mlenv generations --cuda13  those of one backend
+    mlenv generations --remove cu130-0a4f6f2b3c1d    before it is a week old; never one in use
     """
     from mlenv import selection
     from mlenv.commands import generations
 
     project = session.project()
-    session.show(generations.generations(project, selection.environment_path(project, None, asked=environment)))
+    if backend or request:
+        place = selection.standing(project, backend=backend, flag=request, asked=environment)
+    else:  # all of them, whichever backend this machine gets
+        place = selection.environment(project, None, asked=environment)
+    if remove:
+        session.show(generations.remove(project, place, remove, wait=wait, progress=session.progress))
+    session.show(generations.generations(project, place))
 
 
 @cli.command("doctor")
@@ -645,14 +680,22 @@ def export_command(
         write_atomically(output, text)
 
 
-@cli.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@cli.command("run", context_settings={"allow_interspersed_args": False})
+@backend_options
 @click.option(
     "--env", "environment", metavar="PATH", type=click.Path(path_type=Path), help="Run in PATH instead of .venv."
 )
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD [ARG]...")
-@command(reports=False)
-def run_command(session: Session, *, environment: Path | None, words: tuple[str, ...]) -> None:
-    """Run a command in the environment; the exit status is the command's own.
+@command(reports=False, backend=True)
+def run_command(
+    session: Session,
+    *,
+    backend: str | None,
+    request: str | None,
+    environment: Path | None,
+    words: tuple[str, ...],
+) -> None:
+    """Run a command in the environment; the exit status is the command's own (127 where there is none, as in a shell).
 
     The environment it was started in stays as long as it runs, whatever `mlenv sync` does meanwhile (but with layout =
     "directory"). In a read-only project it runs in the finished generation for this machine's backend.
@@ -660,12 +703,14 @@ def run_command(session: Session, *, environment: Path | None, words: tuple[str,
     \b
     mlenv run -- python train.py
     mlenv run -- jupyter lab
+    mlenv run --cpu -- pytest    where environment = ".venv-{backend}": in that for the CPU
     """
     from mlenv import selection
     from mlenv.commands import run
 
     project = session.project()
-    raise SystemExit(run.run(project, selection.environment(project, None, asked=environment), words))
+    place = selection.standing(project, backend=backend, flag=request, asked=environment)
+    raise SystemExit(run.run(project, place, words))
 
 
 @cli.command("init")
@@ -905,5 +950,7 @@ def _misused(error: click.ClickException) -> NoReturn:
         raise SystemExit(int(ExitCode.USAGE))
     context = getattr(error, "ctx", None)
     hint = f"`{context.command_path if context else 'mlenv'} --help` shows what it takes"
+    if isinstance(error, click.NoSuchOption) and context is not None and context.command is run_command:
+        hint = f"an option of the command stands behind it: `mlenv run -- CMD {error.option_name}`"
     session = Session(json="--json" in sys.argv[1:])
     session.fail(UsageError(error.format_message(), hint=hint))

@@ -28,6 +28,8 @@ class ExitCode(IntEnum):
     ENVIRONMENT = 8
     BUSY = 9
     FAULT = 70
+    NOT_STARTED = 126
+    NOT_FOUND = 127
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -139,11 +141,29 @@ class EnvironmentBuildError(MlenvError):
     meaning = "the environment could not be built or written; the old one still stands"
 
 
+class NoSpaceError(EnvironmentBuildError):
+    """A disk is full, or a quota is used up."""
+
+
 class BusyError(MlenvError):
     """Another mlenv holds this project."""
 
     code = ExitCode.BUSY
     meaning = "busy: another mlenv holds this project"
+
+
+class CommandNotStartedError(MlenvError):
+    """What ``mlenv run`` is to start is there and can't be started."""
+
+    code = ExitCode.NOT_STARTED
+    meaning = "`mlenv run`: the command is there and can't be started, as a shell says it"
+
+
+class CommandNotFoundError(MlenvError):
+    """There is no command that ``mlenv run`` could start."""
+
+    code = ExitCode.NOT_FOUND
+    meaning = "`mlenv run`: there is no such command, as a shell says it"
 
 
 class FaultError(MlenvError):

@@ -33,6 +33,7 @@ from mlenv.values import dataclass
 
 Progress = Callable[[str], None]
 _AT_ONCE = 2
+_TELLS_WHICH = "`mlenv lock --verify-hashes` tells which"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +239,7 @@ def _rendered(
         changes=resolution.changes(project.lock.pins if project.lock else (), pins),
         proofs=tuple(_proofs(parts)),
         unproven=project.settings.unproven,
-        findings=made.findings,
+        findings=(*made.findings, *_other_files(project, wish, pins)),
     )
 
 
@@ -309,6 +310,23 @@ def _header(
 def _notes(parts: Iterable[_OnPlatform]) -> Iterable[Finding]:
     told = (note for part in parts for answer in part.found.values() for note in answer.notes)
     return (Finding(kind="source-note", message=note, severity="note") for note in dict.fromkeys(told))
+
+
+def _other_files(project: Project, wish: Wish, pins: Iterable[Pin]) -> Iterable[Finding]:
+    """Releases that have other files than when they were locked: an index may add one, and should never replace one.
+
+    With an upgrade uv keeps the hashes of a release that stays, and adds what the index lists now.
+    """
+    lock = project.lock
+    locked = {(pin.name, pin.version): set(pin.hashes) for pin in lock.pins} if lock and lock.as_written else {}
+    for pin in pins:
+        before = locked.get((pin.name, pin.version), set())
+        gone, new = before - set(pin.hashes), set(pin.hashes) - before
+        if not before or not new or (wish.refresh_hashes and not gone):
+            continue
+        what = "the index replaced a file of this release" if gone else "a file of this release is new, or replaced one"
+        told = f"{pin.name} {pin.version}: {what} since it was locked" + ("" if gone else f"; {_TELLS_WHICH}")
+        yield Finding(kind="other-files", message=told, severity="warning", package=pin.name)
 
 
 def _held_back(

@@ -23,6 +23,7 @@ from mlenv.solve import Question
 from mlenv.system import remote
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Uv
+from mlenv.system.uv_messages import ASKED_WITH, WITH
 from mlenv.values import dataclass
 
 
@@ -101,7 +102,7 @@ def resolve(project: Project, uv: Uv, target: Target, *, record: Record | None) 
     files = {"lock.txt": lockfile.render_pins(replace(pin, via=(), hashes=(), marker=None) for pin in pins)}
     files["asked.txt"] = "".join(f"{line}\n" for line in project.asked_of_foundation)
     if target.extras:
-        files["with.txt"] = "".join(f"{extra}\n" for extra in target.extras)
+        files[WITH] = "".join(f"{extra}\n" for extra in target.extras)
     question = Question(
         files=files,
         sources=tuple(files),
@@ -200,7 +201,7 @@ def _resolve_recorded(project: Project, uv: Uv, question: Question, record: Reco
     try:
         resolved = solve.resolve_backend(project, uv, project.overlay(record.backend), asked, platform=platform)
     except ResolutionError as error:
-        if _is_gone(error, record):
+        if _is_gone(error, record) or ASKED_WITH in error.message:
             raise
         raise record.misfit(f"the record and the lock don't resolve together: {error.message}") from error
     if not question.alone:

@@ -39,7 +39,7 @@ class Project:
     neither requirements nor lock are read. ``edited`` has texts of requirements files, by path, that are not written
     yet. ``member`` is the member of a workspace that it is looked at as, beside the settings of the ``whole``; where it
     is ``resolving``, the development lists count as well. ``beside`` are locks whose pins are installed with its own.
-    ``tell`` is called with what a file that is read had to say.
+    ``tell`` is called with what a file that is read had to say, ``reread`` for the project as its files are now.
     """
 
     root: Path
@@ -57,6 +57,14 @@ class Project:
     beside: tuple[str, ...] = ()
     edited: Mapping[str, str] = field(default_factory=dict)
     tell: Callable[[Finding], None] = field(default=lambda _: None, repr=False, compare=False)
+    reread: Callable[[], Project] | None = field(default=None, repr=False, compare=False)
+
+    def now(self) -> Project:
+        """The project as its files are now, for who had to wait for its lock. Raises ProjectError."""
+        if self.reread is None:
+            return replace(self)
+        whole = replace(self.reread().of_all, channel=self.channel)
+        return whole if self.member is None else whole.of_member(whole.workspace.member(self.member.name))
 
     @property
     def locks(self) -> tuple[Project, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlenv import platforms
-from mlenv.errors import NoBackendError, ProjectError, UsageError
+from mlenv.errors import FindingError, NoBackendError, ProjectError, UsageError
 from mlenv.location import PROJECT_FILE
 from mlenv.project import Project
 from mlenv.system import layer
@@ -150,6 +150,7 @@ class Environment:
     """Where the environment is; ``shown`` is what messages call it. ``asked`` where it was named with ``--env``.
 
     ``channel`` is the one that its foundation is to come from. ``image`` where it was built for one, and stays there.
+    ``backend`` is what it is looked at for, where that was asked for or decides where it is.
     """
 
     path: Path
@@ -157,6 +158,13 @@ class Environment:
     asked: bool = False
     channel: Channel = "stable"
     image: bool = False
+    backend: str | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """The words of a command line that name it."""
+        words = ["--backend", self.backend] if self.backend else []
+        return [*words, "--env", self.shown] if self.asked else words
 
     def sync(
         self,
@@ -170,6 +178,7 @@ class Environment:
     ) -> str:
         """The command that makes it be what it should be, for hints: in backticks, quoted for a shell."""
         words = ["mlenv", "sync", *(["--image"] if self.image else []), *(["--only", only] if only else [])]
+        backend = backend or self.backend
         words += [*(["--backend", backend] if backend else []), *(["--rebuild"] if rebuild else [])]
         words += ["--nightly"] if self.channel == "nightly" else []
         words += ["--python", python] if python else []
@@ -188,6 +197,50 @@ def environment(project: Project, backend: str | None, *, asked: Path | None) ->
     inside = path.is_relative_to(project.root)
     shown = path.relative_to(project.root).as_posix() if inside else str(path)
     return Environment(path=path, shown=shown, channel=project.channel)
+
+
+def standing(project: Project, *, backend: str | None, flag: str | None, asked: Path | None) -> Environment:
+    """The environment that a command looks at or runs in: for the backend asked for, where one is.
+
+    Raises UsageError, ProjectError.
+    """
+    decides = "{backend}" in project.settings.environment and asked is None
+    if not (backend or flag or decides):
+        return environment(project, None, asked=asked)
+    chosen = select(project, observe(project.environ), backend=backend, flag=flag, force=True).backend
+    return replace(environment(project, chosen, asked=asked), backend=chosen)
+
+
+def missing(project: Project, environment: Environment) -> FindingError:
+    """What is said where no environment of mlenv's stands; the hint names those that do."""
+    from mlenv.system import generation, history
+
+    places = [path for path in history.environments(project.state) if path != environment.path]
+    found = {path: current for path in places if (current := generation.current(path)) is not None}
+    told = ", ".join(f"`--env {shlex.quote(os.path.relpath(path))}` ({found[path].backend})" for path in found)
+    hint = mending(project, environment.sync())
+    message = f"{environment.shown} {generation.unusable(environment.path)}"
+    return FindingError(message, hint=f"{hint}; there is {told}" if told else hint)
+
+
+def require_backend(project: Project, environment: Environment, found: str) -> None:
+    """Raise FindingError where the environment is of another backend than the one asked for."""
+    if environment.backend is not None and found != environment.backend:
+        told = f"{environment.shown} is of {found}, not of {environment.backend}"
+        raise FindingError(told, hint=mending(project, environment.sync()))
+
+
+def read_only(project: Project) -> bool:
+    """Whether nothing can be written to the project here."""
+    return not os.access(project.state if project.state.exists() else project.root, os.W_OK)
+
+
+def mending(project: Project, command: str) -> str:
+    """The hint to run ``command``, which writes to the project; where that can't be done, what can."""
+    if not read_only(project) or "--image" in command:  # which writes elsewhere
+        return f"run {command}"
+    elsewhere = "`mlenv sync --image --env PATH` builds one elsewhere"
+    return f"the project is read-only here: where it can be written, run {command}; here {elsewhere}"
 
 
 def environment_path(project: Project, backend: str | None, *, asked: Path | None) -> Path:
@@ -222,14 +275,19 @@ def _not_the_project(project: Project, path: Path, *, said_by: str) -> Path:
     """What stands at an environment's path is moved aside: that must never be the project itself."""
     if project.root.is_relative_to(path) or path.is_relative_to(project.state):
         raise UsageError(f"{said_by}: {path} can't be an environment", hint="name a folder of its own, such as .venv")
-    if path.name != ".venv" and _is_something_else(path):
+    marks = _MARKS if path.is_relative_to(project.root) else _MARKS[:1]  # /usr has a bin/python, too
+    if path.name != ".venv" and _is_something_else(path, marks):
         raise UsageError(f"{said_by}: {path} is there and is no environment", hint="name a path that is free")
     return path
 
 
-def _is_something_else(path: Path) -> bool:
+_MARKS = ("pyvenv.cfg", "conda-meta", "bin/python", "Scripts/python.exe")
+"""What a virtual environment has."""
+
+
+def _is_something_else(path: Path, marks: Iterable[str]) -> bool:
     """Whether a file or a filled folder stands there that is neither a link nor a virtual environment."""
-    if path.is_symlink() or not path.exists() or (path / "pyvenv.cfg").is_file():
+    if path.is_symlink() or not path.exists() or any(os.path.lexists(path / mark) for mark in marks):
         return False
     return not path.is_dir() or any(path.iterdir())
 

@@ -98,12 +98,17 @@ class Session:
 
         root = self.root
         nowhere = None if machine_files else Path(os.devnull, "mlenv.toml")  # there is no such file
-        loaded, notes = settings.load(
-            root, environ=self.environ, overrides=overrides or {}, user_file=nowhere, system_file=nowhere
-        )
-        for note in notes:
+
+        def read() -> Project:
+            loaded, notes = settings.load(
+                root, environ=self.environ, overrides=overrides or {}, user_file=nowhere, system_file=nowhere
+            )
+            return Project(root=root, settings=loaded, environ=self.environ, notes=notes, tell=self._tell, reread=read)
+
+        found = read()
+        for note in found.notes:
             self._show_finding(note)
-        for key, origin in sorted(loaded.origins.items()):
+        for key, origin in sorted(found.settings.origins.items()):
             if origin != "default":
                 self.detail(f"setting {key}: from {origin}")
         if self.verbose:
@@ -111,7 +116,6 @@ class Session:
 
             for name in uv.dropped(self.environ):
                 self.detail(f"{name} is set and is kept from uv")
-        found = Project(root=root, settings=loaded, environ=self.environ, notes=notes, tell=self._tell)
         return found if whole else self._as_member(found)
 
     def _as_member(self, project: Project) -> Project:

@@ -164,6 +164,14 @@ class _Place:
     def below(self, key: str) -> _Place:
         return _Place(source=self.source, keys=(*self.keys, key), root=self.root)
 
+    def write(self, *values: str | int) -> str:
+        """The hint to write one of the values: as a line of the file, or to the variable that was read."""
+        variable = self.source.origin
+        if variable.startswith("MLENV_"):
+            return f"`export {variable}={values[0]}`, or `unset {variable}`"
+        shown = (f'"{value}"' if isinstance(value, str) else str(value) for value in values)
+        return f"write {self.name} = {' or '.join(shown)}"
+
     def wrong(self, message: str, *, hint: str) -> MlenvError:
         return self.source.error(f"{self.name} {message}", self.keys, hint=hint)
 
@@ -577,7 +585,7 @@ def _choice(*known: str) -> _Reader:
         words = " or ".join(f'"{word}"' for word in known)
         if isinstance(value, str) and value in known:
             return value
-        hint = did_you_mean(value if isinstance(value, str) else "", known, otherwise=f"write {place.name} = {words}")
+        hint = did_you_mean(value if isinstance(value, str) else "", known, otherwise=place.write(*known))
         raise place.wrong(f"must be {words}, not {value!r}", hint=hint)
 
     return read
@@ -594,9 +602,9 @@ def _count(least: int) -> _Reader:
         if place.source.path is None and isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise place.expected("a whole number", value, hint=f"write {place.name} = {max(least, 3)}")
+            raise place.expected("a whole number", value, hint=place.write(max(least, 3)))
         if value < least:
-            raise place.wrong(f"must be {least} or more, not {value}", hint=f"write {place.name} = {least}")
+            raise place.wrong(f"must be {least} or more, not {value}", hint=place.write(least))
         return value
 
     return read

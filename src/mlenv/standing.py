@@ -114,6 +114,11 @@ def is_current(state: State, found: Generation) -> bool:
     return state.current is not None and found.path == state.current.path
 
 
+def of_these_inputs(state: State, found: Generation) -> bool:
+    """Whether a generation was built from what is wanted now."""
+    return found.key == key_of(state.inputs)
+
+
 def untouched(state: State) -> bool:
     """Whether the environment is what is wanted, and nobody changed it since."""
     return any(is_current(state, found) and not inspection.changed_since(found) for found in state.candidates)
@@ -130,7 +135,8 @@ def reusable(state: State, *, progress: Progress) -> Generation | None:
         if not changed:
             return candidate
         if position == 0:
-            progress("the environment was changed behind mlenv's back and is replaced:")
+            what = "was built elsewhere" if candidate.moved_from is not None else "was changed behind mlenv's back"
+            progress(f"the environment {what} and is replaced:")
             for line in changed[:8]:
                 progress(f"  {line}")
     return None
@@ -143,7 +149,7 @@ def differences(state: State) -> tuple[Finding, ...]:
     if current is None:
         what = generation.unusable(request.environment.path)
         return (Finding(kind="environment-missing", message=f"{name} {what}", hint=hint),)
-    if current.key != key_of(state.inputs):
+    if not of_these_inputs(state, current):
         message = f"{name} was built from other inputs{_told_apart(current, state)}"
         if current.backend != request.backend:
             message += f"; {request.backend} is what it should be: {'; '.join(request.reasons)}"

@@ -118,31 +118,33 @@ def test_findings_are_listed_with_one_hint_for_all(world: World) -> None:
 def test_a_damage_that_reached_the_cache_is_found_again_and_told_how_to_heal(world: World, run_uv: RunProgram) -> None:
     """Installed files are hard links into uv's cache, which uv never looks at again (FACTS, reliability 3)."""
     (world.site / "sympy" / "__init__.py").write_text("")
+    _edited(world.site / "demo_app" / "__init__.py", later=100)
     old = world.generation
     done = world.run("sync", "--cpu", "--rebuild", env={"PATH": os.defpath})
     assert done.code == 7, done
     told = "the new environment did not pass the gate; the old one still stands: sympy 1.14.0: sympy/__init__.py is"
     assert f"error: {told} changed\n" in done.err
+    assert "demo_app/__init__.py is not as its package brought it\n" in done.err
     clean, sync = re.findall("`([^`]*)`", done.err.splitlines()[-1])
     assert sync == "mlenv sync --backend cpu --rebuild"
     assert world.generation == old
     binary, *words = shlex.split(clean)
-    assert (Path(binary).is_absolute(), words) == (True, ["cache", "clean", "sympy"])
+    assert (Path(binary).is_absolute(), words) == (True, ["cache", "clean", "demo-app", "sympy"])
     assert run_uv(*words, cwd=world.root).code == 0
     world.sync("--rebuild")
     assert world.run("check").code == 0
 
 
-def _edited_without_a_trace(path: Path) -> None:
-    """Same size, same times, and through a link that uv's cache shares."""
+def _edited(path: Path, *, later: float) -> None:
+    """Same size, a time so many seconds later, and through a link that uv's cache shares."""
     status = path.stat()
     text = path.read_text()
     path.write_text(text.replace(text[-2], "#"))
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + int(later * 1e9)))
 
 
 def test_an_edit_that_left_no_trace_is_found_by_the_deep_check(world: World) -> None:
-    _edited_without_a_trace(world.site / "sympy" / "__init__.py")
+    _edited(world.site / "sympy" / "__init__.py", later=0)
     assert world.run("check").code == 0
     (finding,) = world.json("check", "--deep", code=1)["findings"]
     assert (finding["kind"], finding["package"]) == ("file-changed", "sympy")
@@ -163,7 +165,7 @@ def test_a_repair_builds_anew_and_goes_where_it_was(world: World, link_mode: str
     world.sync("--rebuild", env=variables)
     for damage in (_truncated, _file_removed, _added):
         damage(world.site)
-    _edited_without_a_trace(world.site / "mpmath" / "__init__.py")
+    _edited(world.site / "mpmath" / "__init__.py", later=0)
     old = world.generation
     done = world.json("check", "--repair", env=variables)
     assert {finding["package"] for finding in done["repaired"] if "package" in finding} == {"sympy", "torch", "mpmath"}
@@ -175,13 +177,13 @@ def test_a_repair_builds_anew_and_goes_where_it_was(world: World, link_mode: str
 
 def test_a_repair_heals_uvs_cache_where_the_damage_is_there_too(world: World) -> None:
     """Once through a link, once in the cache alone, where files are copied and the environment is whole."""
-    _edited_without_a_trace(world.site / "sympy" / "__init__.py")
+    _edited(world.site / "sympy" / "__init__.py", later=0)
     offline = world.run("check", "--repair", "--offline")
     assert (offline.code, "uv's cache has the same damage" in offline.err) == (6, True), offline
     assert world.json("check", "--repair")["fetched_again"] == ["sympy"]
     assert world.run("check", "--deep").code == 0
     original = world.site / "mpmath" / "__init__.py"
-    _edited_without_a_trace(original)  # in the cache, by its link
+    _edited(original, later=0)  # in the cache, by its link
     copies = {"UV_LINK_MODE": "copy"}
     done = world.run("check", "--repair", env=copies)
     assert done.code == 0, done

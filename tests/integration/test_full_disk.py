@@ -33,7 +33,7 @@ def test_a_disk_that_fills_up_at_any_size(
         shutil.copytree(made.root, world.root, ignore=shutil.ignore_patterns(".venv", ".mlenv"))
         before = used(disk)
         world.sync()
-        needed, codes = used(disk) - before, []
+        needed, codes, told = used(disk) - before, [], []
         old = states[1]
         for number in range(SIZES):
             new = states[number % 2]
@@ -44,6 +44,8 @@ def test_a_disk_that_fills_up_at_any_size(
             codes.append(done.code)
             assert done.code in (0, 8), (number, done)
             assert done.code == 0 or ("space" in done.err and "\nhint: " in done.err), (number, done)
+            told.append(f"make room for the environment on {disk}: " in done.err)
+            assert "UV_LINK_MODE" not in done.err.partition("error: ")[2]
             assert damage(world.environment) == []
             assert installed(world.environment) == (new if done.code == 0 else old).expected
             remount(disk, ROOMY)
@@ -53,4 +55,5 @@ def test_a_disk_that_fills_up_at_any_size(
             assert leftovers(world.root) == []
             old = new
         assert codes.count(8) > SIZES // 2
+        assert any(told)
         assert codes[-1] == 0

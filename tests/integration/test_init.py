@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mlenv.commands.init import init
 from support.interpreter import Finished, ProjectFactory, RunProgram
 
 WRITTEN = {
@@ -51,7 +52,7 @@ def test_an_empty_folder_becomes_a_project_and_a_second_call_writes_nothing(
     names = [index["name"] for index in tomllib.loads(before["uv.toml"])["index"]]
     assert names == ["pytorch-cpu", "pytorch-cu126", "pytorch-cu130", "pytorch-cu132"]
     assert all(index["explicit"] for index in tomllib.loads(before["uv.toml"])["index"])
-    assert before[".gitignore"] == before[".dockerignore"] == "/.venv\n/.mlenv\n"
+    assert before[".gitignore"] == before[".dockerignore"] == "/.venv\n/.venv.before-mlenv*\n/.mlenv\n"
     assert "next: `mlenv lock`, then `mlenv sync`" in done.out
     assert "entry: mlenv lock --check" in done.out
     times = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
@@ -93,7 +94,7 @@ def test_a_pip_tools_project_keeps_every_byte_and_each_foreign_line_is_reported(
     after = _files(root)
     assert after["requirements.in"] == files["requirements.in"]
     assert after["requirements.txt"] == COMPILED
-    assert after[".gitignore"] == "*.pyc\n.venv/\n/.mlenv\n"
+    assert after[".gitignore"] == "*.pyc\n.venv/\n/.venv\n/.venv.before-mlenv*\n/.mlenv\n"
     assert after["pyproject.toml"] == files["pyproject.toml"] + "\n[tool.mlenv]\n"
     found = _findings(done)
     assert [("requirements.in", number) for number in (1, 2, 3, 5)] == [f for f in found if f[1] != 6]
@@ -180,3 +181,18 @@ def test_the_hashes_of_a_compiled_lock_are_no_findings(project: ProjectFactory, 
     root = project({"requirements.in": "rich\n", "requirements.txt": lock})
     done = run_mlenv("init", "--json", cwd=root)
     assert [finding["kind"] for finding in json.loads(done.out)["findings"]] == ["refused-index"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "lines"),
+    [
+        (".venv-{backend}", ["/.venv-*", "/.mlenv"]),
+        ("envs/{host}/env", ["/envs/*/env", "/envs/*/env.before-mlenv*", "/.mlenv"]),
+        ("/scratch/{user}", ["/.mlenv"]),
+        ("../env", ["/.mlenv"]),
+    ],
+)
+def test_the_environment_of_the_settings_is_ignored(tmp_path: Path, environment: str, lines: list[str]) -> None:
+    (tmp_path / "pyproject.toml").write_text(f'[tool.mlenv]\nenvironment = "{environment}"\n')
+    init(tmp_path, backends=("cpu",), python=None)
+    assert (tmp_path / ".gitignore").read_text().splitlines() == lines

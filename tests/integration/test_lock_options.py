@@ -159,7 +159,14 @@ def test_a_tampered_hash_survives_a_lock_and_is_found_by_asking_the_index(world:
     (finding,) = json.loads(done.out)["findings"]
     assert (done.code, finding["kind"], lock.read_text()) == (1, "lock-hash-unknown", before)
     assert before.splitlines()[finding["line"] - 1].startswith("demo-app==1.0")
-    assert world.run("lock", "--refresh-hashes").code == 0
+    upgraded = world.run("lock", "-U")
+    assert "warning: demo-app 1.0: a file of this release is new, or replaced one since it was locked; " in upgraded.out
+    assert world.run("lock", "--verify-hashes").code == 1
+    refreshed = world.run("lock", "--refresh-hashes")
+    assert (refreshed.code, "0" * 64 in lock.read_text()) == (0, False), refreshed
+    lock.write_text(before)
+    refreshed = world.run("lock", "--refresh-hashes")
+    assert "warning: demo-app 1.0: the index replaced a file of this release since it was locked\n" in refreshed.out
     assert good in lock.read_text()
 
 
@@ -179,7 +186,8 @@ def test_files_that_appear_later_churn_nothing_until_they_are_asked_for(world: W
     assert (world.root / "requirements.txt").read_text() == before
     done = world.run("lock", "--verify-hashes")
     assert (done.code, "demo-app 1.0: the index lists 1 more file" in done.err) == (0, True), done
-    locked(world, "--refresh-hashes")
+    refreshed = world.run("lock", "--refresh-hashes")
+    assert (refreshed.code, "warning: " in refreshed.out) == (0, False), refreshed
     assert later.sha256 in (world.root / "requirements.txt").read_text()
 
 

@@ -44,6 +44,11 @@ def demo(world: World) -> str:
 def test_there_and_back(world: World) -> None:
     first = world.json("generations")["generations"][-1]
     assert demo(world) == "demo-app 2.0\n"
+    (world.root / "requirements.in").write_text("demo-app>=2  # and the lock is stale\nmpmath\n")
+    told = world.run("rollback")
+    assert f".venv is {first['id']} again; `mlenv lock`, then `mlenv sync --backend cpu` goes forward\n" in told.out
+    world.require("demo-app>=2")
+    world.sync()
     done = world.json("rollback")
     assert (done["action"], done["generation"], demo(world)) == ("flipped", first["id"], "demo-app 1.0\n")
     assert "built from other inputs (requirements.txt)" in world.run("sync", "--check", "--cpu").out
@@ -99,6 +104,40 @@ def test_before_the_first_sync(index: LoopbackIndex, project: ProjectFactory, ru
     assert world.run("generations").out == "there is none yet; `mlenv sync` builds one\n"
 
 
+def test_a_generation_keeps_the_layout_it_was_built_in(world: World) -> None:
+    other = {"link": "directory", "directory": "link"}[world.manifest["layout"]]
+    world.configure(f'layout = "{other}"\n')
+    (world.environment / "notes.txt").write_text("mine")
+    old = world.manifest["id"]
+    dry = world.run("sync", "--cpu", "--dry-run")
+    assert ".venv was built from other inputs (layout)\n" in dry.err
+    told = "warning: the new .venv lacks what was put into the old one by hand"
+    assert f"{told}, which is in .mlenv/gen/{old} still: notes.txt\n" in world.sync("--with", "mpmath")
+    assert (world.root / ".mlenv" / "gen" / old / "notes.txt").read_text() == "mine"
+    done = world.run("rollback")
+    kind = {"link": "a folder", "directory": "a link"}[other]
+    assert f"note: .venv is {kind} now, as " in done.err
+    assert demo(world) == "demo-app 2.0\n"
+    newest = world.json("generations")["generations"][0]
+    forward = world.run("rollback", newest["id"])
+    assert "(with mpmath) again; `mlenv sync --backend cpu --with mpmath` goes forward" in forward.out
+    assert "note:" not in forward.err
+
+
+def test_a_generation_is_removed_by_hand(world: World) -> None:
+    newest, oldest = world.json("generations")["generations"]
+    used = world.run("generations", "--remove", oldest["id"], "--remove", newest["id"])
+    assert (used.code, f"{newest['id']} is in use as .venv; nothing was removed" in used.err) == (2, True)
+    assert world.run("generations", "--remove", "cpu-nothing").code == 2
+    with subprocess.Popen([Path(oldest["path"]) / "bin" / "python", "-c", "input()"], stdin=subprocess.PIPE) as running:
+        assert f"{oldest['id']}  a process  cpu" in world.run("generations").out
+        assert "is in use as a process" in world.run("generations", "--remove", oldest["id"]).err
+        running.communicate(b"\n")
+    assert world.run("generations", "--remove", oldest["id"]).out.startswith(f"removed {oldest['id']} (")
+    assert [found["id"] for found in world.json("generations")["generations"]] == [newest["id"]]
+    assert demo(world) == "demo-app 2.0\n"
+
+
 @on_linux
 def test_what_runs_keeps_its_environment(world: World, tmp_path: Path) -> None:
     """Old enough to be pruned, replaced meanwhile, and still there while a command runs in it."""
@@ -141,10 +180,22 @@ def test_a_read_only_project_runs_what_fits_this_machine(
     world.sync("--backend", "cu130", "--force")
     script = "import torch.version; print(torch.version.__version__)"
     call = ("run", "--", "python", "-c", script)
+    elsewhere = world.root.parent / "elsewhere"
     with read_only(world.root):
         found = {name: world.run(*call, env={"MLENV_BACKEND": name}) for name in ("cpu", "cu130")}
         missing = world.run(*call, env={"MLENV_BACKEND": "cu126"})
+        asked = world.run("run", "--cuda13", *call[1:])
+        absent = world.run("check", "--env", "nothing")
+        built = world.run("sync", "--image", "--env", elsewhere, "--cpu", "--verify", "metadata")
         listed = world.json("generations")["generations"]
     assert {name: done.out.strip() for name, done in found.items()} == {"cpu": "2.14.1+cpu", "cu130": "2.14.1+cu130"}
     assert missing.code != 0
+    assert asked.out == "2.14.1+cu130\n"
+    assert absent.err == (
+        "error: nothing does not exist\nhint: the project is read-only here: where it can be written, "
+        "run `mlenv sync --env nothing`; here `mlenv sync --image --env PATH` builds one elsewhere; "
+        "there is `--env .venv` (cu130)\n"
+    )
+    assert built.code == 0, built
+    assert world.run("run", "--env", elsewhere, *call[1:]).out == "2.14.1+cpu\n"
     assert len(listed) == 2

@@ -92,9 +92,26 @@ def test_what_a_scheduler_sends_reaches_the_command(world: World, tmp_path: Path
 
 def test_a_command_that_does_not_exist(world: World) -> None:
     done = world.run("run", "--", "no-such-command")
-    assert done.code == 2
+    assert done.code == 127
     assert "there is no command 'no-such-command' in .venv or on PATH" in done.err
     assert "hint: " in done.err
+
+
+def test_a_command_that_cannot_be_executed(world: World, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/nowhere/python\n")
+    done = world.run("run", "--", script)
+    assert (done.code, f"{script} is no program" in done.err) == (126, True)
+    script.chmod(0o755)
+    done = world.run("run", "--", script)
+    assert (done.code, f"{script} can't be started: No such file" in done.err) == (126, True)
+
+
+def test_an_option_that_run_does_not_have_is_wrong_usage(world: World) -> None:
+    done = world.run("run", "--bogus", "python")
+    assert done.code == 2
+    assert "error: No such option" in done.err
+    assert "hint: an option of the command stands behind it: `mlenv run -- CMD --bogus`\n" in done.err
 
 
 def test_standard_input_reaches_the_command(world: World) -> None:
@@ -115,7 +132,7 @@ def test_it_works_from_a_folder_below(world: World) -> None:
 def test_without_an_environment(index: LoopbackIndex, project: ProjectFactory, run_mlenv: RunProgram) -> None:
     root = project({"requirements.in": ""})
     done = run_mlenv("run", "--", "python", cwd=root)
-    assert (done.code, done.err) == (1, "error: .venv does not exist\nhint: run `mlenv sync` first\n")
+    assert (done.code, done.err) == (1, "error: .venv does not exist\nhint: run `mlenv sync`\n")
     assert not (root / ".mlenv").exists()
 
 
@@ -145,7 +162,7 @@ def test_what_is_no_environment_is_told_as_check_tells_it(
     root = project({"requirements.in": ""})
     make(root / ".venv")
     done = world.program("run", "--", "python", cwd=root)
-    assert (done.code, done.err) == (1, f"error: .venv {told}\nhint: run `mlenv sync` first\n")
+    assert (done.code, done.err) == (1, f"error: .venv {told}\nhint: run `mlenv sync`\n")
     check = world.program("check", cwd=root)
     assert (check.code, check.err) == (1, f"error: .venv {told}\nhint: run `mlenv sync`\n")
 
@@ -157,7 +174,7 @@ def test_an_environment_whose_python_is_gone(world: World) -> None:
         done, check = world.run("run", "--", "python"), world.run("check")
     finally:
         python.with_name("away").rename(python)
-    told = "error: .venv can't be used: its Python is gone\nhint: run `mlenv sync` first\n"
+    told = "error: .venv can't be used: its Python is gone\nhint: run `mlenv sync`\n"
     assert (done.code, done.err) == (1, told)
     assert (check.code, ".venv: its Python is gone" in check.out) == (1, True)
 
@@ -187,11 +204,28 @@ def test_an_environment_for_each_backend(index: LoopbackIndex, project: ProjectF
     world = make_world(index, project, run_mlenv)
     world.configure('environment = ".venv-{backend}"\n')
     missing = world.run("run", "--", "demo")
-    assert (missing.code, missing.err) == (1, "error: .venv-cpu does not exist\nhint: run `mlenv sync` first\n")
+    told = "error: .venv-cpu does not exist\nhint: run `mlenv sync --backend cpu`"
+    assert (missing.code, missing.err) == (1, f"{told}\n")
     world.sync("--cuda13")
+    missing = world.run("check")
+    assert (missing.code, missing.err) == (1, f"{told}; there is `--env .venv-cu130` (cu130)\n")
+    assert world.run("check", "--env", ".venv-cu130").code == 0
     world.sync()
     assert {path.name for path in world.root.glob(".venv*")} == {".venv-cu130", ".venv-cpu"}
     show = ("run", "--", "python", "-c", "import torch; print(torch.__version__)")
     assert world.run(*show).out == "2.14.1+cpu\n"
     assert world.run(*show, env={"MLENV_BACKEND": "cu130"}).out == "2.14.1+cu130\n"
+    assert world.run(*show[:1], "--cuda13", *show[1:]).out == "2.14.1+cu130\n"
     assert world.run("check").out == ".venv-cpu is whole: 7 packages, backend cpu\n"
+    assert world.run("check", "--backend", "cu130").out == ".venv-cu130 is whole: 12 packages, backend cu130\n"
+    (gpu,) = world.json("generations", "--cuda13")["generations"]
+    crossed = world.run("rollback", gpu["id"])
+    assert (
+        f"{gpu['id']} is of cu130, and .venv-cpu of cpu\nhint: `mlenv rollback {gpu['id']} --backend cu130`"
+        in crossed.err
+    )
+    assert world.run("rollback", gpu["id"], "--backend", "cu130").code == 0
+    world.configure("")
+    world.sync()
+    other = world.run("check", "--cuda13")
+    assert other.err == "error: .venv is of cpu, not of cu130\nhint: run `mlenv sync --backend cu130`\n"

@@ -71,6 +71,22 @@ def test_who_waited_takes_the_lock_that_was_written_meanwhile(world: World) -> N
     assert "other" in installed(world.environment)
 
 
+def test_who_waited_takes_the_settings_that_were_saved_meanwhile(world: World) -> None:
+    world.lock()
+    commands = {"lock": ("lock",), "record": ("foundation", "record")}
+    with FileLock(world.root / ".mlenv" / "lock"):
+        started = {name: world.start(*words) for name, words in commands.items()}
+        for process in started.values():
+            assert process.stderr is not None
+            assert "another mlenv holds this project" in process.stderr.readline()
+        world.configure('lock = "other.txt"\nbackends = ["cpu"]\n')
+        (world.root / "requirements.txt").rename(world.root / "other.txt")
+    said = {name: process.communicate(timeout=60) for name, process in started.items()}
+    assert (world.root / "other.txt").read_text().count("mlenv proven: ") == 1, said
+    assert not (world.root / "requirements.txt").exists()
+    assert not (world.root / "constraints" / "pylock.cu130.toml").exists()
+
+
 def test_what_is_saved_while_the_lock_is_made_is_not_called_current(world: World) -> None:
     (world.root / "requirements.in").write_text("demo-app\nother\n")
     world.index.fail("pypi", Slow(0.4), package="other", part="page")

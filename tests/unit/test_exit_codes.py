@@ -26,6 +26,8 @@ CONTRACT = {
     "ENVIRONMENT": 8,
     "BUSY": 9,
     "FAULT": 70,
+    "NOT_STARTED": 126,
+    "NOT_FOUND": 127,
     "INTERRUPTED": 130,
     "TERMINATED": 143,
 }

@@ -62,11 +62,41 @@ def test_a_flip_that_fails_puts_back_what_it_moved_aside(state: Path, monkeypatc
     def refuse(*_: object) -> None:
         raise PermissionError(1, "no")
 
-    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr(flip, "exchange", refuse)
     with pytest.raises(EnvironmentBuildError, match="can't be made the new environment: no"):
         put(state, environment, make(state, "a"))
     assert sorted(entry.name for entry in state.parent.iterdir()) == [".mlenv", ".venv"]
     assert (environment / "mine").exists()
+
+
+class Killed(BaseException):
+    """kill -9, as far as a test can tell."""
+
+
+@pytest.mark.parametrize("layout", ["link", "directory"])
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_a_kill_leaves_what_stood_there_or_the_new_one(
+    state: Path, monkeypatch: pytest.MonkeyPatch, layout: str, *, exchanged: bool
+) -> None:
+    environment = state.parent / ".venv"
+    environment.mkdir()
+    (environment / "mine").touch()
+
+    def killed(first: Path, second: Path) -> None:
+        if exchanged:
+            links.exchange(first, second)
+        raise Killed
+
+    monkeypatch.setattr(flip, "exchange", killed)
+    with pytest.raises(Killed):
+        put(state, environment, make(state, "a", layout=layout, program=WORKS))
+    assert (environment / "mine").exists() is not exchanged
+    assert (generation.current(environment) is not None) is exchanged
+    flip.tidy(state)
+    aside = state.parent / ".venv.before-mlenv"
+    assert os.path.lexists(aside) is exchanged
+    assert (aside / "mine").exists() is exchanged
+    assert [g.id for g in generation.known(state, environment)] == ["a"]
 
 
 @pytest.mark.parametrize("target", ["../other/.mlenv/gen/x", ".mlenv/gen/gone"])
@@ -125,6 +155,17 @@ def test_a_directory_whose_programs_do_not_start_goes_back(state: Path, *, befor
     found = generation.current(environment)
     assert (found.id if found else None) == ("a" if before else None)
     assert generation.read(broken) is not None
+
+
+def test_what_was_there_before_comes_back_where_the_new_directorys_programs_do_not_start(state: Path) -> None:
+    environment = state.parent / ".venv"
+    environment.write_text("mine")
+    broken = make(state, "b", layout="directory", program=FAILS)
+    with pytest.raises(EnvironmentBuildError, match="don't start from here"):
+        put(state, environment, broken)
+    assert environment.read_text() == "mine"
+    assert generation.read(broken) is not None
+    assert sorted(entry.name for entry in state.parent.iterdir()) == [".mlenv", ".venv"]
 
 
 def test_what_a_kill_between_exchange_and_tidying_left_is_put_in_its_place(state: Path) -> None:

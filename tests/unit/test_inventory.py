@@ -151,6 +151,19 @@ def test_a_folder_that_was_deleted_or_appeared_is_named(tmp_path: Path) -> None:
     assert inventory.drifted(before, inventory.snapshot(tmp_path)) == ("site-packages/my_package was deleted",)
 
 
+@pytest.mark.parametrize(("later", "found"), [(0.0, ()), (1000.0, (f"{SITE}/a/__init__.py",))])
+def test_what_was_written_long_after_its_package_was_unpacked_is_hashed(
+    tmp_path: Path, later: float, found: tuple[str, ...]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    info = install(tmp_path, "a", files=("a/__init__.py",))
+    for path in (info / "METADATA", tmp_path / SITE / "a" / "__init__.py"):
+        (tmp_path / "elsewhere" / path.name).hardlink_to(path)  # as uv links from its cache
+    os.utime(info / "METADATA", (0, 1e9))
+    os.utime(tmp_path / SITE / "a" / "__init__.py", (0, 1e9 + later))
+    assert inventory.edited_in_cache(inventory.read(tmp_path)) == found
+
+
 def test_a_pyvenv_cfg_that_is_a_link_counts_as_none(tmp_path: Path) -> None:
     before = inventory.snapshot(environment(tmp_path))
     (tmp_path / "pyvenv.cfg").rename(tmp_path / "other.cfg")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,21 @@ def test_the_project_itself_is_never_an_environment(open_project: object, asked:
     found = opened(open_project)
     with pytest.raises(UsageError, match="can't be an environment"):
         selection.environment_path(found, "cpu", asked=found.root / asked)
+
+
+@pytest.mark.parametrize("mark", ["pyvenv.cfg", "conda-meta/x", "bin/python", None])
+def test_what_looks_like_an_environment_may_be_moved_aside(open_project: object, tmp_path: Path, mark: str) -> None:
+    found = opened(open_project, 'environment = ".venv-{backend}"')
+    inside, outside = found.root / ".venv-cpu", tmp_path / "elsewhere"
+    for folder in (inside, outside):
+        folder.mkdir()
+        assert selection.environment_path(found, "cpu", asked=folder) == folder  # an empty one
+        path = folder / (mark or "mine.txt")
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    for folder, free in ((inside, mark is not None), (outside, mark == "pyvenv.cfg")):
+        with nullcontext() if free else pytest.raises(UsageError, match="is no environment"):
+            assert selection.environment_path(found, "cpu", asked=folder) == folder
 
 
 @pytest.mark.parametrize(

@@ -365,17 +365,24 @@ def test_an_unknown_override_is_a_fault_of_mlenv(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "told", "hint"),
     [
-        ({"environ": {"MLENV_LAYOUT": "links"}}, "MLENV_LAYOUT: layout must be"),
-        ({"environ": {"MLENV_KEEP": "many"}}, "MLENV_KEEP: keep must be a whole number"),
-        ({"environ": {"MLENV_KEEP": "-1"}}, "MLENV_KEEP: keep must be"),
-        ({"overrides": {"platforms": ("beos",)}}, "command line: platforms has 'beos'"),
+        ({"environ": {"MLENV_LAYOUT": "q"}}, "MLENV_LAYOUT: layout must be", "`export MLENV_LAYOUT=link`, or"),
+        (
+            {"environ": {"MLENV_KEEP": "many"}},
+            "MLENV_KEEP: keep must be a whole number",
+            "`export MLENV_KEEP=3`, or `unset MLENV_KEEP`",
+        ),
+        ({"environ": {"MLENV_KEEP": "0"}}, "MLENV_KEEP: keep must be", "`export MLENV_KEEP=1`, or"),
+        ({"overrides": {"platforms": ("beos",)}}, "command line: platforms has 'beos'", ""),
     ],
 )
-def test_a_mistake_outside_the_files_is_wrong_usage(tmp_path: Path, given: dict[str, Any], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_a_mistake_outside_the_files_is_wrong_usage(
+    tmp_path: Path, given: dict[str, Any], told: str, hint: str
+) -> None:
+    with pytest.raises(UsageError, match=told) as caught:
         _load(tmp_path, **given)
+    assert (caught.value.hint or "").startswith(hint)
 
 
 @pytest.mark.parametrize(

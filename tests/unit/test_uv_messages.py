@@ -15,6 +15,7 @@ from mlenv.errors import (
     FaultError,
     IntegrityError,
     MlenvError,
+    NoSpaceError,
     NoWheelError,
     PackageIndexError,
     ResolutionError,
@@ -709,3 +710,34 @@ def test_names_that_an_index_lacks() -> None:
     absent = ResolutionError("there is no version of a-b==2 and ...")
     assert (missing_name(missing), missing_name(missing, releases=True)) == ("a-b", "a-b")
     assert (missing_name(absent), missing_name(absent, releases=True)) == (None, "a-b")
+
+
+def test_of_a_failed_build_the_end_is_told() -> None:
+    written = "".join(f"         compiling {number}\n" for number in range(60))
+    text = (
+        "error: Failed to build `lib @ file:///p/lib`\n  cause: The build backend returned an error\n"
+        "  cause: Call to `backend.build_wheel` failed (exit status: 1)\n\n         [stderr]\n"
+        f"{written}         fatal error: cuda.h: No such file\n\nhint: Build failures usually indicate a problem\n"
+    )
+    first, call, *lines = explain(text, code=1, default=EnvironmentBuildError).message.splitlines()
+    assert first == "lib @ file:///p/lib could not be built"
+    assert call == "Call to `backend.build_wheel` failed (exit status: 1)"
+    assert (lines[:2], lines[-1], len(lines)) == (["...", "compiling 41"], "fatal error: cuda.h: No such file", 21)
+
+
+def test_how_uv_links_is_no_part_of_an_error() -> None:
+    text = (
+        "warning: Failed to hardlink files; falling back to full copy. This may lead to degraded performance.\n"
+        "         If this is intended, set `export UV_LINK_MODE=copy` to suppress this warning.\n"
+        "error: Failed to install: a-1.0-py3-none-any.whl (a==1.0)\n"
+        "  cause: failed to copy file from /c/a.py to /e/a.py: No space left on device (os error 28)\n"
+    )
+    error = explain(text, code=2)
+    assert isinstance(error, NoSpaceError)
+    assert "UV_LINK_MODE" not in error.message
+    assert error.message.splitlines()[1] == "Failed to install: a-1.0-py3-none-any.whl (a==1.0)"
+
+
+def test_an_addition_that_uv_cannot_read_is_called_as_it_was_asked_for() -> None:
+    text = "error: Couldn't parse requirement in `with.txt` at position 0\n  cause: expected version to start\n"
+    assert explain(text, code=2).message.startswith("Couldn't parse requirement in --with at position 0")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field
@@ -22,7 +21,7 @@ from mlenv.errors import MlenvError, ProjectError, ResolutionError
 from mlenv.plan import Plan, Planned
 from mlenv.project import Project
 from mlenv.report import Finding, Outcome
-from mlenv.system import disks, download, own_wheel
+from mlenv.system import disks, download, own_wheel, scratch
 from mlenv.system import uv as uv_module
 from mlenv.system.download import Download
 from mlenv.system.files import make_state, project_lock, write_atomically
@@ -315,11 +314,10 @@ def _built(
 def _build(uv: Uv, target: _Target, folder: Path, source: Mapping[str, Any], sha256: str) -> File:
     project = target.project
     python = uv_module.find_python(uv, ".".join(_python(target).split(".")[:2]))
-    with tempfile.TemporaryDirectory(prefix="mlenv-") as name:
-        scratch = Path(name)
-        config = scratch / "uv.toml"
+    with scratch.folder() as own:
+        config = own / "uv.toml"
         config.write_text(index_module.to_uv_toml(project.indexes), encoding="utf-8")
-        contents = _Contents(folder=scratch)
+        contents = _Contents(folder=own)
         contents.add("source", source)
         [fetched] = contents.downloads.values()
         download.fetch(
@@ -329,9 +327,7 @@ def _build(uv: Uv, target: _Target, folder: Path, source: Mapping[str, Any], sha
             offline=uv.offline,
             fetched=lambda _: None,
         )
-        wheel = uv_module.build_alone(
-            uv, source=fetched.target, folder=scratch / "wheels", python=python, config=config
-        )
+        wheel = uv_module.build_alone(uv, source=fetched.target, folder=own / "wheels", python=python, config=config)
         made = _put(folder, f"{bundle_module.WHEELS}/{wheel.name}", wheel.read_bytes())
     return File(path=made.path, sha256=made.sha256, size=made.size, source=sha256)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from mlenv import build, gate, inspection, standing
+from mlenv import build, gate, inspection, selection, standing
 from mlenv.clock import Clock
 from mlenv.errors import FindingError, IntegrityError, MlenvError, PackageIndexError, UsageError
 from mlenv.machine import Machine
@@ -40,7 +40,7 @@ def check(project: Project, machine: Machine, request: Request) -> Outcome:
 
     Raises FindingError where there is no environment of mlenv's.
     """
-    current = _current(request.environment)
+    current = _current(project, request.environment)
     findings = _found(project, machine, request, current)
     name, count = request.environment.shown, len(current.planned)
     how = ", every file hashed" if request.deep else ""
@@ -57,10 +57,10 @@ def repair(project: Project, uv: Uv, machine: Machine, request: Request, *, prog
     name = request.environment.shown
     if request.environment.image:
         told = f"{name} was built for an image, where nothing is repaired"
-        raise UsageError(told, hint=_rebuild(request, _current(request.environment)))
+        raise UsageError(told, hint=_rebuild(request, _current(project, request.environment)))
     with project_lock(project.state, wait=request.wait, waiting=progress):
         standing.sweep(project, progress=progress)
-        current = _current(request.environment)
+        current = _current(project, request.environment)
         findings = _found(project, machine, replace(request, deep=True), current)
         if not findings:
             text = f"nothing to repair: {name} is whole, every file hashed"
@@ -83,17 +83,21 @@ def repair(project: Project, uv: Uv, machine: Machine, request: Request, *, prog
     return Outcome(text=f"{name} was built anew and is whole{told}", data=data)
 
 
-def _current(environment: Environment) -> Generation:
+def _current(project: Project, environment: Environment) -> Generation:
     current = generation.current(environment.path)
     if current is None:
-        told = f"{environment.shown} {generation.unusable(environment.path)}"
-        raise FindingError(told, hint=f"run {environment.sync()}")
+        raise selection.missing(project, environment)
+    selection.require_backend(project, environment, current.backend)
     return current
 
 
 def _found(project: Project, machine: Machine, request: Request, current: Generation) -> tuple[Finding, ...]:
     name = request.environment.shown
-    mend = _rebuild(request, current) if request.environment.image else f"run {_command(request.environment)}"
+    mend = (
+        _rebuild(request, current)
+        if request.environment.image
+        else selection.mending(project, _command(request.environment))
+    )
     drifted = tuple(
         Finding(kind="environment-drifted", message=f"{name}: {line}", hint=mend)
         for line in inspection.changed_since(current)
@@ -108,9 +112,7 @@ def _found(project: Project, machine: Machine, request: Request, current: Genera
 
 
 def _command(environment: Environment) -> str:
-    return (
-        f"`{shlex.join(['mlenv', 'check', '--repair', *(['--env', environment.shown] if environment.asked else [])])}`"
-    )
+    return f"`{shlex.join(['mlenv', 'check', '--repair', *environment.words])}`"
 
 
 def _rebuild(request: Request, current: Generation) -> str:

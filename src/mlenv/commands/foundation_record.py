@@ -35,6 +35,7 @@ def write_records(
     findings: list[Finding] = []
     codes: list[int] = []
     with nullcontext() if dry_run else project_lock(project.state, wait=wait, waiting=progress):
+        project = project.now()
         for backend in backends or tuple(project.overlays):
             progress(f"recording {backend}")
             try:

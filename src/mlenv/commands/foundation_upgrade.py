@@ -71,6 +71,7 @@ def upgrade(
     findings: list[Finding] = []
     codes: list[int] = []
     with nullcontext() if dry_run else project_lock(project.state, wait=wait, waiting=progress):
+        project = project.now()
         for backend in backends or tuple(project.overlays):
             whole = project.overlay(backend)
             overlay = whole.on(releases.targets(project))
@@ -103,6 +104,7 @@ def upgrade_nightly(
     """
     moves = []
     with nullcontext() if dry_run else project_lock(project.state, wait=wait, waiting=progress):
+        project = project.now()
         for backend in backends:
             part = project.of_lock(backend)
             _require_current(part)

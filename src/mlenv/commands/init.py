@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +20,6 @@ from mlenv.system.files import write_atomically
 from mlenv.values import dataclass
 
 DEFAULT_BACKENDS = ("cpu", "cu126", "cu130", "cu132")
-IGNORED = ("/.venv", "/.mlenv")
 HOOK = """\
 repos:
   - repo: local
@@ -63,7 +64,7 @@ def init(
         *_overlays(root, catalogue, chosen, python=target),
         *_indexes(root, catalogue, chosen, channels),
         *_settings(root, python=python),
-        *_ignores(root),
+        *_ignores(root, project.settings.environment),
     ]
     for write in writes:
         write_atomically(root / write.path, write.text, shown=write.path)
@@ -191,11 +192,20 @@ def _is_package(root: Path) -> bool:
     return {"build-system", "project"} <= _toml(text or "", "pyproject.toml").keys()
 
 
-def _ignores(root: Path) -> Iterable[_Write]:
+def _ignored(environment: str) -> tuple[str, ...]:
+    """The lines that keep environments out of commits and images: what was there before, and mlenv's folder, too."""
+    place = posixpath.normpath(re.sub(r"\{[^}]*\}", "*", environment))
+    inside = not place.startswith(("/", "..")) and ":" not in place
+    own = (f"/{place}", f"/{place}.before-mlenv*") if inside else ()
+    return (*(own[:1] if place.endswith("*") else own), "/.mlenv")
+
+
+def _ignores(root: Path, environment: str) -> Iterable[_Write]:
+    ignored = _ignored(environment)
     for name in (".gitignore", ".dockerignore"):
         old = read_text(root / name, shown=name) or ""
-        have = {line.strip().strip("/") for line in old.splitlines()}
-        missing = [line for line in IGNORED if line.strip("/") not in have]
+        have = {line.strip().lstrip("/") for line in old.splitlines()}  # ".venv/" is no link's line
+        missing = [line for line in ignored if line.lstrip("/") not in have]
         if missing:
             before = old if not old or old.endswith("\n") else old + "\n"
             what = "added to" if old else "wrote"

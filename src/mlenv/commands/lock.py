@@ -77,7 +77,7 @@ def lock(project: Project, uv: Uv, wish: Wish, *, dry_run: bool, wait: float, pr
         made = locking.make_all(project, uv, wish, progress=progress)
     else:
         with project_lock(project.state, wait=wait, waiting=progress):
-            project = replace(project)  # without what was read before: another mlenv may have written it meanwhile
+            project = project.now()  # another mlenv may have written the lock meanwhile, and an editor the settings
             made = locking.make_all(project, uv, wish, progress=progress)
             for part, new in made:
                 if new.text != part.lock_text:

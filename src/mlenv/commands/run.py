@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlenv.errors import FindingError, UsageError
+from mlenv import selection
+from mlenv.errors import CommandNotFoundError, CommandNotStartedError, FindingError, MlenvError
 from mlenv.project import Project
 from mlenv.selection import Environment
 from mlenv.system import generation, in_use, process
@@ -19,7 +21,7 @@ def run(project: Project, environment: Environment, command: Sequence[str]) -> i
     """Run ``command`` and return its exit status.
 
     The link is resolved first, so that the running program never sees a flip. Raises FindingError where there is no
-    environment or one that was built elsewhere, UsageError where there is no such command.
+    environment or one that was built elsewhere, CommandNotFoundError or CommandNotStartedError as a shell tells them.
     """
     root = _root(project, environment)
     environ = project.environ
@@ -30,35 +32,42 @@ def run(project: Project, environment: Environment, command: Sequence[str]) -> i
     }
     program = shutil.which(command[0], path=env["PATH"])
     if program is None:
-        raise UsageError(
-            f"there is no command {command[0]!r} in {environment.shown} or on PATH",
-            hint="`mlenv run -- python -m NAME` runs a module",
-        )
+        raise _no_program(command[0], environment, env["PATH"])
     found = generation.read(root)
     try:
         with in_use.lease(project.state, root.name if found is None else found.id):
             return process.call([program, *command[1:]], env=env)
     except OSError as error:  # a script whose interpreter is gone, as after a move of the project
-        raise FindingError(
-            f"{command[0]} can't be started: {error.strerror} (was the project moved?)",
-            hint=f"run {environment.sync()}",
+        raise CommandNotStartedError(
+            f"{command[0]} can't be started: {error.strerror} (is what its first line names gone?)",
+            hint=f"if it is one of {environment.shown}: `{shlex.join(['mlenv', 'check', *environment.words])}`",
         ) from error
+
+
+def _no_program(name: str, environment: Environment, path: str) -> MlenvError:
+    folders = [""] if os.path.dirname(name) else path.split(os.pathsep)  # noqa: PTH120 - "./x" has a folder, "x" none
+    there = next((found for folder in folders if (found := Path(folder, name)).is_file()), None)
+    if there is not None:
+        return CommandNotStartedError(f"{there} is no program: it can't be executed", hint=f"`chmod +x {there}`?")
+    return CommandNotFoundError(
+        f"there is no command {name!r} in {environment.shown} or on PATH",
+        hint="`mlenv run -- python -m NAME` runs a module",
+    )
 
 
 def _root(project: Project, environment: Environment) -> Path:
     """The folder of the environment; in a read-only project, of the one that this machine can use."""
-    if not environment.asked and not os.access(project.state if project.state.exists() else project.root, os.W_OK):
+    if not environment.asked and selection.read_only(project):
         return _finished(project, environment)
     root = environment.path.resolve()
-    _require_usable(environment, root)
+    _require_usable(project, environment, root)
     return root
 
 
 def _finished(project: Project, environment: Environment) -> Path:
     """The newest generation for this machine's backend, the environment's own before others."""
-    from mlenv.selection import observe, select
-
-    backend = select(project, observe(project.environ), backend=None, flag=None, force=True).backend
+    machine, asked = selection.observe(project.environ), environment.backend
+    backend = asked or selection.select(project, machine, backend=None, flag=None, force=True).backend
     current = generation.current(environment.path)
     known = generation.known(project.state, environment.path)
     fitting = [g for g in (*([current] if current else []), *known) if g.backend == backend and g.moved_from is None]
@@ -66,20 +75,22 @@ def _finished(project: Project, environment: Environment) -> Path:
     if not usable:
         raise FindingError(
             f"no environment for {backend} is finished here, and the project is read-only",
-            hint=f"where it can be written: {environment.sync(backend=backend)}",
+            hint=selection.mending(project, environment.sync(backend=backend)),
         )
     return usable[0].path.resolve()
 
 
-def _require_usable(environment: Environment, root: Path) -> None:
-    name, mend = environment.shown, f"run {environment.sync()}"
+def _require_usable(project: Project, environment: Environment, root: Path) -> None:
+    name, mend = environment.shown, selection.mending(project, environment.sync())
     if not generation.python_of(root).exists():
-        raise FindingError(f"{name} {generation.unusable(environment.path)}", hint=f"{mend} first")
+        raise selection.missing(project, environment)
     if not (root / "pyvenv.cfg").is_file():  # its Python would be the base interpreter
         raise FindingError(f"{name} is damaged: pyvenv.cfg is missing", hint=mend)
     found = generation.read(root)
     if found is None and environment.image:
-        raise FindingError(f"{name} {generation.unusable(environment.path)}", hint=f"{mend} first")
+        raise selection.missing(project, environment)
+    if found is not None:
+        selection.require_backend(project, environment, found.backend)
     if found is not None and found.moved_from is not None:  # the first line of its scripts names another Python
         told = f"{name} was built at {found.moved_from}; its scripts point there"
-        raise FindingError(told, hint=f"run {environment.sync(extras=found.extras)}")
+        raise FindingError(told, hint=selection.mending(project, environment.sync(extras=found.extras)))

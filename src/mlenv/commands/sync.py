@@ -54,6 +54,7 @@ def sync(
             from mlenv import renew  # with all that builds, which nobody else pays for
 
             chosen, notes = renew.build_anew(state, clock=clock, progress=progress, detail=detail)
+        left = _put_in_by_hand(state, chosen) if action == "built" else ()
         placed = flip(project.state, request.environment.path, chosen, env=uv.env)
         generation.prune(project.state, keep=request.keep or project.settings.keep, current=placed.generation)
         clock.phase("flip")
@@ -63,7 +64,28 @@ def sync(
     if placed.aside is not None:
         to = placed.aside if request.environment.asked else placed.aside.name
         notes.append(f"{request.environment.shown} was not made by mlenv; it was moved to {to}")
-    return _done(state, placed.generation, action=action, clock=clock, notes=notes)
+    findings = (*_as_notes(tuple(notes)), *_left_behind(state, left))
+    return _done(state, placed.generation, action=action, clock=clock, findings=findings)
+
+
+def _put_in_by_hand(state: State, chosen: Generation) -> tuple[str, ...]:
+    """What somebody put into the environment by hand and the new one lacks: paths in it."""
+    if state.current is None:
+        return ()
+    from mlenv.system import by_hand
+
+    return by_hand.put_in(state.current, chosen.path)
+
+
+def _left_behind(state: State, left: tuple[str, ...]) -> tuple[Finding, ...]:
+    """A warning of what somebody put into the environment by hand, and where it is now."""
+    if state.current is None or not left:
+        return ()
+    more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+    old = next((g.path for g in generation.finished(state.project.state) if g.id == state.current.id), None)
+    kept = f"is in {old.relative_to(state.project.root).as_posix()} still" if old else "went with the old one"
+    told = f"the new {state.request.environment.shown} lacks what was put into the old one by hand, which {kept}"
+    return (Finding(kind="left-behind", message=f"{told}: {', '.join(left[:3])}{more}", severity="warning"),)
 
 
 def _in_sync(project: Project, uv: Uv, machine: Machine, request: Request) -> State | None:
@@ -118,6 +140,8 @@ def dry_run(
     if intact is not None:
         text = f"would flip {request.environment.shown} to the {request.backend} environment built before"
         return Outcome(text=text, data={"action": "flip", "backend": request.backend})
+    if state.current is not None and not standing.of_these_inputs(state, state.current) and not request.described:
+        progress(standing.differences(state)[0].message)
     from mlenv import renew
 
     chosen, notes = renew.make_plan(state, detail=detail)
@@ -200,7 +224,7 @@ def _nothing(state: State) -> Outcome:
     return Outcome(text=text, data=data)
 
 
-def _done(state: State, built: Generation, *, action: str, clock: Clock, notes: list[str]) -> Outcome:
+def _done(state: State, built: Generation, *, action: str, clock: Clock, findings: tuple[Finding, ...]) -> Outcome:
     manifest, request = built.manifest, state.request
     foundation = len(manifest["foundation"])
     application = len(manifest["planned"]) - foundation
@@ -227,7 +251,7 @@ def _done(state: State, built: Generation, *, action: str, clock: Clock, notes: 
         "python": manifest["python"],
     }
     text = "\n".join(f"{label:<12} {value}" for label, value in rows)
-    return Outcome(text=text, data=data, findings=_as_notes(tuple(notes)))
+    return Outcome(text=text, data=data, findings=findings)
 
 
 def _recorded(state: State) -> str:

@@ -7,8 +7,9 @@ folder, and changes places with the new one (ADR 0014).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 from mlenv.errors import EnvironmentBuildError
@@ -33,24 +34,19 @@ def flip(
 ) -> Flipped:
     """Make ``environment`` be the generation ``new``, in its layout; ``back_to`` is the id that a rollback asked for.
 
-    What stood there and isn't mlenv's is moved aside first, never deleted. ``env`` is what a program of the new
-    environment is tried with. Raises EnvironmentBuildError; what stood there then stands there still.
+    What stood there and isn't mlenv's changes places with it and stands aside then, never deleted. ``env`` is what a
+    program of the new environment is tried with. Raises EnvironmentBuildError, where what stood there stays.
     """
-    aside: Path | None = None
+    aside = _place_aside(environment)
     try:
         environment.parent.mkdir(parents=True, exist_ok=True)
         now = generation.current(environment)
         history.note(state, environment, new.id, was=None if now is None else now.id, back_to=back_to)
-        aside = _move_aside(environment)
         if new.layout == "directory":
-            _change_places(state, environment, new, env=env)
+            _change_places(state, environment, new, env=env, aside=aside)
         else:
-            _link(state, environment, new.path)
-    except (OSError, EnvironmentBuildError) as error:
-        if aside is not None and not os.path.lexists(environment):
-            aside.rename(environment)
-        if isinstance(error, EnvironmentBuildError):
-            raise
+            _link(state, environment, new.path, aside=aside)
+    except OSError as error:
         raise EnvironmentBuildError(
             f"can't be made the new environment: {error.strerror}",
             path=str(environment),
@@ -61,12 +57,14 @@ def flip(
     return Flipped(generation=placed, aside=aside)
 
 
-def _link(state: Path, environment: Path, target: Path) -> None:
+def _link(state: Path, environment: Path, target: Path, *, aside: Path | None) -> None:
     """Replace the link; a folder that the other layout left there goes to the generations."""
     staged = _staged(state, environment)
     make_link(staged, _link_target(environment, target), windows=os.name == "nt")
     try:
-        if environment.is_dir() and not is_link(environment):
+        if aside is not None:
+            _displace(staged, environment, aside)
+        elif environment.is_dir() and not is_link(environment):
             exchange(staged, environment)
             _put_away(state, staged)
         else:
@@ -94,16 +92,47 @@ def _beside(environment: Path) -> Path:
 def tidy(state: Path) -> None:
     """Put away what ``kill -9`` in the middle of a flip left; the project's lock must be held."""
     with suppress(OSError):
-        for staged in (state / _STAGED, *map(_beside, history.environments(state))):
+        environments = history.environments(state)
+        for staged in (state / _STAGED, *map(_beside, environments)):
             _put_away(state, staged)
+        for aside in filter(_is_own, _moved_aside(environments)):
+            _put_away(state, aside)
 
 
 def interrupted(state: Path) -> bool:
     """Whether ``tidy`` has something to put away."""
-    return any(os.path.lexists(staged) for staged in (state / _STAGED, *map(_beside, history.environments(state))))
+    environments = history.environments(state)
+    staged = any(os.path.lexists(path) for path in (state / _STAGED, *map(_beside, environments)))
+    return staged or any(map(_is_own, _moved_aside(environments)))
 
 
-def _change_places(state: Path, environment: Path, new: Generation, *, env: Mapping[str, str]) -> None:
+def _moved_aside(environments: Iterable[Path]) -> Iterator[Path]:
+    """What stands where mlenv moves to what it did not make."""
+    return (path for environment in environments for path in takewhile(os.path.lexists, _aside(environment)))
+
+
+def _displace(incoming: Path, environment: Path, aside: Path) -> None:
+    """What is at ``incoming`` takes the place of what isn't mlenv's, which is ``aside`` then; there is always one."""
+    incoming.rename(aside)
+    try:
+        exchange(aside, environment)
+    except OSError:
+        aside.rename(incoming)
+        raise
+
+
+def _change_places(
+    state: Path, environment: Path, new: Generation, *, env: Mapping[str, str], aside: Path | None
+) -> None:
+    if aside is not None:
+        _displace(new.path, environment, aside)
+
+        def back() -> None:
+            exchange(aside, environment)
+            aside.rename(new.path)
+
+        _require_starting(environment, env=env, undo=back)
+        return
     if not os.path.lexists(environment):
         new.path.rename(environment)
         _require_starting(environment, env=env, undo=lambda: environment.rename(new.path))
@@ -131,13 +160,16 @@ def _link_target(environment: Path, target: Path) -> str:
     return os.path.relpath(target, base) if base.is_relative_to(project) else str(target)
 
 
-def _move_aside(environment: Path) -> Path | None:
+def _place_aside(environment: Path) -> Path | None:
+    """Where what stands at ``environment`` is moved to; None where that is mlenv's, or nothing."""
     if _is_own(environment) or not os.path.lexists(environment):
         return None
-    names = [f"{environment.name}.before-mlenv", *(f"{environment.name}.before-mlenv-{n}" for n in range(2, 1000))]
-    aside = next(p for p in map(environment.with_name, names) if not p.exists() and not p.is_symlink())
-    environment.rename(aside)
-    return aside
+    return next(path for path in _aside(environment) if not os.path.lexists(path))
+
+
+def _aside(environment: Path) -> Iterator[Path]:
+    name = f"{environment.name}.before-mlenv"
+    return map(environment.with_name, (name, *(f"{name}-{number}" for number in range(2, 1000))))
 
 
 def _is_own(environment: Path) -> bool:

@@ -216,10 +216,23 @@ def prune(state: Path, *, keep: int, current: Generation) -> tuple[Path, ...]:
     free = [g.path for g in old if g.id not in used and g.path.resolve() not in linked]
     gone = [path for path in free if not in_use.runs_in(path.resolve(), running)]
     for path in gone:
-        with suppress(OSError):
-            (path / MARKER).unlink()  # first, so that a half-removed one never counts
-        remove_tree(path)
+        _remove(path)
     return tuple(gone)
+
+
+def remove(found: Generation) -> None:
+    """Remove a generation that nothing uses. Raises EnvironmentBuildError where something of it is left."""
+    _remove(found.path)
+    if found.path.exists():
+        raise EnvironmentBuildError(
+            "could not be removed whole", path=str(found.path), hint="check the permissions of its folder"
+        )
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        (path / MARKER).unlink()  # first, so that a half-removed one never counts
+    remove_tree(path)
 
 
 def _sync_to_disk(path: Path) -> None:

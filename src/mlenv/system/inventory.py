@@ -14,6 +14,7 @@ from mlenv.values import dataclass
 
 # Without it the environment's Python is the base interpreter (FACTS, reliability 4).
 _CONFIG = "pyvenv.cfg"
+_UNPACKING_SECONDS = 60.0
 _WRITTEN_LAST = ("mlenv.json",)  # generation.MARKER
 _ZIP_EPOCH = 315532800  # 1980, which no clamping to SOURCE_DATE_EPOCH moves
 _HEADER = re.compile(r"^(Name|Version|Requires-Dist|Provides-Extra): (.*)$", re.MULTILINE)
@@ -174,6 +175,20 @@ def edited(inventory: Inventory, *, since: float) -> tuple[str, ...]:
         for path, hashes in _hashed(inventory)
         if inventory.written.get(path, 0.0) > since and _differs(path, hashes, inventory)
     )
+
+
+def edited_in_cache(inventory: Inventory) -> tuple[str, ...]:
+    """The recorded files that were written well after the rest of their package and differ from their SHA-256.
+
+    uv unpacks a package at one time and links it from its cache, so a later time is that of an edit there.
+    """
+    late = set()
+    for package in inventory.packages:
+        unpacked = inventory.written.get(f"{package.dist_info}/METADATA", 0.0)
+        written = ((row.path, inventory.written.get(row.path, 0.0)) for row in package.rows if row.hash)
+        late |= {path for path, time in written if time > unpacked + _UNPACKING_SECONDS}
+    suspect = [(path, hashes) for path, hashes in _hashed(inventory) if path in late] if late else []
+    return tuple(path for path, hashes in suspect if _differs(path, hashes, inventory))
 
 
 def damaged(inventory: Inventory) -> tuple[str, ...]:

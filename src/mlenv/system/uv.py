@@ -16,8 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mlenv.errors import EnvironmentBuildError, FaultError, MlenvError, PackageIndexError, ProjectError, ResolutionError
-from mlenv.system import process
+from mlenv.errors import (
+    EnvironmentBuildError,
+    FaultError,
+    MlenvError,
+    NoSpaceError,
+    PackageIndexError,
+    ProjectError,
+    ResolutionError,
+)
+from mlenv.system import process, scratch
 from mlenv.system.uv_messages import GENERATED_PROJECT, UPGRADES, answered, empty_page, explain, mask, missing_name
 from mlenv.values import dataclass
 
@@ -152,9 +160,7 @@ def version(uv: Uv) -> str:
 
 def cache_folder(uv: Uv, *, config: str) -> Path:
     """uv's cache, as a call with the configuration ``config`` (text of a uv.toml) uses it. Raises FaultError."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="mlenv-") as folder:
+    with scratch.folder() as folder:
         path = Path(folder, "uv.toml")
         path.write_text(config, encoding="utf-8")
         done = _run([uv.binary, "cache", "dir", "--config-file", path, "--color", "never"], env=uv.env)
@@ -355,10 +361,7 @@ def _compile_argv(uv: Uv, task: Compilation, output: Path) -> list[str | Path]:
 @contextmanager
 def _folder(task: Compilation) -> Iterator[Path]:
     """A private folder that holds what uv reads and nothing else."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="mlenv-") as name:
-        folder = Path(name).resolve()
+    with scratch.folder() as folder:
         excluded = "".join(f"{name}\n" for name in task.excluded)
         for path, text in {**task.files, f"{_OWN}/uv.toml": task.config, f"{_OWN}/excluded.txt": excluded}.items():
             target = folder / path
@@ -433,7 +436,30 @@ def make_environment(uv: Uv, *, target: Path, python: Path, prompt: str, relocat
     argv += ["--relocatable"] if relocatable else []
     done = _run([*argv, "--prompt", prompt, target], env=uv.env)
     if done.code != 0:
-        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+        raise _failure(uv, done, at=target)
+
+
+def _failure(uv: Uv, done: process.Completed, *, at: Path) -> MlenvError:
+    """What a call of uv that writes to ``at`` failed with; of a full disk, which one that is."""
+    error = explain(done.err, code=done.code, default=EnvironmentBuildError)
+    if isinstance(error, NoSpaceError):
+        import tempfile
+
+        cache = _run([uv.binary, "cache", "dir", "--no-config", "--color", "never"], env=uv.env).out.strip()
+        places = {"the environment": at, "uv's cache": Path(cache), "temporary files": Path(tempfile.gettempdir())}
+        error.hint = _make_room(places)
+    return error
+
+
+def _make_room(places: Mapping[str, Path]) -> str:
+    """The hint to make room on the fullest of the disks that uv writes to."""
+    from mlenv.system import disks
+
+    found = {what: disks.look(path) for what, path in places.items()}
+    what, disk = min(found.items(), key=lambda item: item[1].free)
+    on = f" on {disk.mount}" if disk.mount else ""
+    frees = "; `uv cache prune` frees some of it" if what == "uv's cache" else ""
+    return f"make room for {what}{on}: {disks.shown(disk.free)} are free at {disk.path}{frees}; then run it again"
 
 
 def install_plan(uv: Uv, *, plan: Path, python: Path, config: Path, adding: bool = False, strict: bool = True) -> None:
@@ -450,13 +476,12 @@ def install_plan(uv: Uv, *, plan: Path, python: Path, config: Path, adding: bool
     cached = _run([*argv, "--offline"], env=uv.env)
     if cached.code == 0:
         return
-    if uv.offline:
-        raise explain(cached.err, code=cached.code, default=EnvironmentBuildError)
-    if isinstance(error := explain(cached.err, code=cached.code), EnvironmentBuildError):
-        raise error  # a full disk: a second run would take half a package for a whole one (FACTS, reliability 1)
+    # After a full disk a second run would take half a package for a whole one (FACTS, reliability 1).
+    if uv.offline or isinstance(explain(cached.err, code=cached.code), EnvironmentBuildError):
+        raise _failure(uv, cached, at=plan.parent)
     done = _run(argv, env=uv.env, echo=_until_error(uv.echo), terminal=uv.terminal)
     if done.code != 0:
-        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+        raise _failure(uv, done, at=plan.parent)
 
 
 # uv lists every package it installed, which in a new environment is all of them.
@@ -507,7 +532,7 @@ def install_local(
     env = {**uv.env, "PATH": path} if against else uv.env
     done = _run([*argv, "--quiet", *(["--offline"] if uv.offline else [])], env=env, echo=_until_error(uv.echo))
     if done.code != 0:
-        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+        raise _failure(uv, done, at=python.parent)
 
 
 def fetch_source(uv: Uv, *, plan: Path, python: Path, config: Path, to: Path, cache: Path) -> None:
@@ -517,9 +542,7 @@ def fetch_source(uv: Uv, *, plan: Path, python: Path, config: Path, to: Path, ca
     copy instead, so no code of it runs. ``cache`` is a cache of uv's that nothing is ever built in: what was built for
     another foundation can't be in the source. Raises IntegrityError, PackageIndexError or EnvironmentBuildError.
     """
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="mlenv-") as folder:
+    with scratch.folder() as folder:
         from importlib import resources
 
         taker = resources.files("mlenv.data").joinpath("take_source.py").read_bytes()
@@ -527,10 +550,10 @@ def fetch_source(uv: Uv, *, plan: Path, python: Path, config: Path, to: Path, ca
         argv: list[str | Path] = [uv.binary, "pip", "sync", plan, "--python", python, "--config-file", config]
         argv += ["--target", Path(folder, "target"), "--cache-dir", cache, "--no-build-isolation", "--require-hashes"]
         argv += ["--preview-features", "pylock", "--color", "never"]
-        env = {**uv.env, "PYTHONPATH": folder, "MLENV_TAKE_SOURCE_TO": str(to)}
+        env = {**uv.env, "PYTHONPATH": str(folder), "MLENV_TAKE_SOURCE_TO": str(to)}
         done = _run([*argv, *(["--offline"] if uv.offline else [])], env=env)
     if not to.is_dir():
-        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+        raise _failure(uv, done, at=to.parent)
 
 
 def build_wheel(uv: Uv, *, source: Path, out: Path, python: Path, path: str) -> process.Completed:
@@ -553,16 +576,14 @@ def install_wheel(uv: Uv, *, wheel: Path, sha256: str, python: Path, config: Pat
     EnvironmentBuildError.
     """
     name, version = wheel.name.split("-")[:2]
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="mlenv-") as folder:
+    with scratch.folder() as folder:
         listed = Path(folder, "wheel.txt")
         listed.write_text(f"{name}=={version} --hash=sha256:{sha256}\n", encoding="utf-8")
         argv: list[str | Path] = [uv.binary, "pip", "install", "--requirements", listed, "--no-deps", "--no-index"]
         argv += ["--find-links", wheel.parent, "--require-hashes", "--offline", "--quiet", "--color", "never"]
         done = _run([*argv, "--python", python, "--config-file", config], env=uv.env)
     if done.code != 0:
-        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+        raise _failure(uv, done, at=python.parent)
 
 
 def _json(values: Sequence[str]) -> str:
@@ -578,7 +599,7 @@ def build_alone(uv: Uv, *, source: Path, folder: Path, python: Path, config: Pat
     done = _run(argv, env=uv.env, cwd=source.parent)
     built = sorted(folder.glob("*.whl"))
     if done.code != 0 or not built:
-        raise explain(done.err, code=done.code, default=EnvironmentBuildError)
+        raise _failure(uv, done, at=folder)
     return built[0]
 
 

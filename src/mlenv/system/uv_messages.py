@@ -13,6 +13,7 @@ from mlenv.errors import (
     FaultError,
     IntegrityError,
     MlenvError,
+    NoSpaceError,
     NoWheelError,
     PackageIndexError,
     ResolutionError,
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 UPGRADES = "--upgrade-package"
 """What the words after ``-P`` are called among the files."""
 
+WITH, ASKED_WITH = "with.txt", "--with asks for"
+"""The file that holds personal additions, and what a conflict says of them."""
+
 # The name of the project that mlenv generates for uv; see resolution.py.
 GENERATED_PROJECT = "mlenv-inputs"
 
@@ -35,6 +39,9 @@ _ANSI = r"\x1b\[[0-9;?]*[a-zA-Z]"
 _REFUSED_BUILD = r"mlenv-build-refused: (?P<what>.+)"
 _DOWNLOADING = r"Failed to download `(?P<what>[^`]+)`"
 _BUILDING = r"Failed to build `(?P<what>[^`]+)`"
+_BUILD_CALL = r"(?s)(?P<call>Call to `[^`]+` failed[^\n]*)\n(?P<output>.*)"
+# Where uv's cache is on another file system; its lines below are indented.
+_COPIES = r"(?m)^warning: Failed to (?:hardlink|reflink|clone)[^\n]*\n(?:[ \t]+[^\n]*\n?)*"
 _MISSING = r"(?P<name>[a-z0-9][a-z0-9._-]*) was not found in the (?P<where>package registry|cache|provided)"
 _EMPTY = r"there are no versions of (?P<name>[a-z0-9][a-z0-9._-]*)"
 _ABSENT = r"there is no version of (?P<name>[a-z0-9][a-z0-9._-]*)"
@@ -81,6 +88,8 @@ _OUR_FAULT = (
 _PROGRESS = r"\s*(Using Python|Using CPython|Resolved|Prepared|Installed|Audited|Downloading|Downloaded|Building) "
 _MAX_LINES = 8
 _MAX_LISTED = 4
+_MAX_OUTPUT = 20
+_WHOLE_OUTPUT = "run again with -v to see its whole output"
 _WHOLE = "-v shows uv's whole explanation"
 
 
@@ -103,8 +112,8 @@ def explain(
     recognised. ``code`` is uv's exit status, negative where a signal ended it. ``files`` are the requirements and
     constraints uv read (path → text), so that a conflict names the file that says each side.
     """
-    plain = re.sub(_ANSI, "", text)
-    clean = mask(plain.replace(folder + "/", "") if folder else plain)
+    plain = re.sub(_COPIES, "", re.sub(_ANSI, "", text))
+    clean = mask(plain.replace(folder + "/", "") if folder else plain).replace(f"`{WITH}`", "--with")
     error = _recognised(clean, files or {}) or _unrecognised(clean, code=code, default=default)
     error.detail = clean.strip()
     return error
@@ -125,10 +134,19 @@ def _unrecognised(text: str, *, code: int, default: type[MlenvError]) -> MlenvEr
             f"uv refuses how mlenv calls it: {shorten(text)}", hint="is uv much newer than mlenv? Reinstall mlenv"
         )
     if failed := re.search(_BUILDING, text):
-        return default(
-            f"{failed['what']} could not be built\n{shorten(text)}", hint="run again with -v to see its output"
-        )
+        return default(f"{failed['what']} could not be built\n{_said_by_build(text)}", hint=_WHOLE_OUTPUT)
     return default(shorten(text) or f"uv ended with exit status {code} and said nothing", hint="run again with -v")
+
+
+def _said_by_build(text: str) -> str:
+    """What was called, and the end of what that wrote: a compiler's error is the last thing it says."""
+    found = re.search(_BUILD_CALL, text)
+    if found is None:
+        return shorten(text)
+    import textwrap
+
+    output = textwrap.dedent(found["output"].partition("\nhint:")[0]).strip("\n").splitlines()
+    return "\n".join([found["call"], *(["..."] if len(output) > _MAX_OUTPUT else []), *output[-_MAX_OUTPUT:]])
 
 
 def shorten(text: str) -> str:
@@ -180,9 +198,8 @@ def _hash(text: str) -> MlenvError | None:
 
 def _space(text: str) -> MlenvError | None:
     if any(word in text for word in _NO_SPACE):
-        return EnvironmentBuildError(
-            f"there is no space left on the device\n{_last_causes(text)}",
-            hint="make room (`uv cache prune` frees uv's cache), then run it again",
+        return NoSpaceError(
+            f"there is no space left on the device\n{_last_causes(text)}", hint="make room, then run it again"
         )
     if _NO_CACHE in text:
         return EnvironmentBuildError(f"uv's cache can't be used\n{shorten(text)}", hint=OTHER_CACHE)
@@ -440,7 +457,7 @@ def _says(path: str) -> str:
     """The words for who says it; what mlenv generated for the overlay's pins is the project's."""
     if not path or path.startswith("."):
         return _PROJECT
-    told: Mapping[str, str] = {"lock.txt": "the lock pins", "with.txt": "--with asks for", UPGRADES: "-P asks for"}
+    told: Mapping[str, str] = {"lock.txt": "the lock pins", WITH: ASKED_WITH, UPGRADES: "-P asks for"}
     return told.get(path, f"{path} allows" if path.startswith("constraints/") else f"{path} requires")
 
 
