@@ -60,7 +60,9 @@ Per machine, `MLENV_ENVIRONMENT`, `MLENV_BACKEND`, `MLENV_KEEP` and `MLENV_INDEX
 keys of the user's and the system's `mlenv.toml`. What shapes the lock comes from the project's files and the command
 line alone.
 
-Not there yet, and refused: `[tool.mlenv.workspace]`."""
+A member of a workspace may set `python`, `requirements`, `extras`, `groups`, `constraints`, `lock`, `environment`,
+`layout`, `backend`, `backends`, `keep` and `isolated` in its own pyproject.toml, its paths relative to its folder; all
+else is the workspace's."""
 
 
 def reference() -> str:

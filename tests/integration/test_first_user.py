@@ -106,13 +106,6 @@ def test_options_of_every_command_stand_before_it_too(world: World, tmp_path: Pa
     assert done.code == 0, done
 
 
-def test_a_setting_that_is_not_there_yet_is_refused(world: World) -> None:
-    (world.root / "pyproject.toml").write_text('[tool.mlenv.workspace]\nmembers = ["a"]\n')
-    done = world.run("sync", "--cpu")
-    assert done.code == 3, done
-    assert "is not there yet" in done.err
-
-
 def test_an_overlay_without_a_root_is_told(world: World) -> None:
     (world.root / "constraints/empty.txt").write_text("# nothing\n")
     done = world.run("lock")
