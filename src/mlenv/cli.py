@@ -148,6 +148,8 @@ def lock_command(session: Session, *, wait: float, machines: tuple[Path, ...], *
         session.show(lock.verify_hashes(project, session.uv(), progress=session.progress))
     asked.refuse_overwriting(project)
     wish = asked.wish(project, overrides)
+    if session.member is not None:
+        lock.require_used(session.project(overrides), wish)
     if asked.check:
         session.show(lock.check_by_resolving(project, session.uv(), wish, progress=session.progress))
     session.show(lock.lock(project, session.uv(), wish, dry_run=asked.dry_run, wait=wait, progress=session.progress))

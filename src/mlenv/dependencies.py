@@ -21,6 +21,7 @@ from mlenv.lockfile import Pin
 from mlenv.overlay import Constraint, Overlay
 from mlenv.project import Project
 from mlenv.report import Finding
+from mlenv.requirements import WORKSPACE_FILE
 from mlenv.resolution import Resolved
 from mlenv.system.uv import Uv
 
@@ -122,7 +123,8 @@ def _origins(part: Project, backend: str, platform: str, *, known: Iterable[str]
             found.setdefault(canonicalize_name(entry.requirement.name), []).append(origin)
     for file in part.requirements.files:
         for local in (entry for entry in file.entries if isinstance(entry, LocalProject)):
-            origin = Origin(path=file.path, line=local.line, text=local.written)
+            path = local.metadata_path if file.path == WORKSPACE_FILE else file.path
+            origin = Origin(path=path, line=local.line or 1, text=local.written)
             found.setdefault(local.name or local.relative, []).append(origin)
     overlay = part.overlay(backend)
     there = {*known, *found}

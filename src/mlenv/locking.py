@@ -175,7 +175,7 @@ def _by_itself(view: Project, uv: Uv, overlay: Overlay, whole: Resolved, *, pyth
 def _where_locked(part: Project, upgrade: Upgrade) -> Upgrade:
     """The upgrade as far as it is about packages that this lock has."""
     there = {pin.name for pin in part.lock.pins} if part.lock is not None else set()
-    packages = tuple(text for text in upgrade.packages if _upgraded(text) in there)
+    packages = tuple(text for text in upgrade.packages if upgraded_name(text) in there)
     return replace(upgrade, packages=packages)
 
 
@@ -426,7 +426,7 @@ def _check_upgrade(project: Project, upgrade: Upgrade, old: Iterable[Pin]) -> No
     locked = {pin.name for pin in old}
     direct = {canonicalize_name(entry.requirement.name) for _, entry in project.requirements.direct}
     for text in upgrade.packages:
-        name = _upgraded(text)
+        name = upgraded_name(text)
         if project.names.owns(name):
             raise UsageError(
                 f"{name} is foundation: it is pinned in {CONSTRAINTS}/, not in the lock",
@@ -436,7 +436,7 @@ def _check_upgrade(project: Project, upgrade: Upgrade, old: Iterable[Pin]) -> No
             raise UsageError(f"{name} is not in the lock", hint=_nearest(name, locked | direct))
 
 
-def _upgraded(text: str) -> str:
+def upgraded_name(text: str) -> str:
     """The name in ``NAME`` or ``NAME==V``. Raises UsageError."""
     try:
         asked = Requirement(text)

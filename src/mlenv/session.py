@@ -168,7 +168,9 @@ class Session:
         """The hint, its commands such that they do it from this folder and for the lock that was asked for."""
         import shlex
 
-        here = f"`mlenv --project {shlex.quote(str(self.folder))} " if self.folder is not None else "`mlenv "
+        words = [] if self.folder is None else ["--project", str(self.folder)]
+        words += [] if self.member is None else ["--member", self.member]
+        here = f"`mlenv {shlex.join(words)} " if words else "`mlenv "
         with_words = (
             re.sub("`mlenv lock`", lambda _: f"`mlenv lock {self.lock_words}`", hint) if self.lock_words else hint
         )

@@ -82,7 +82,44 @@ def lock(project: Project, uv: Uv, wish: Wish, *, dry_run: bool, wait: float, pr
             for part, new in made:
                 if new.text != part.lock_text:
                     write_atomically(part.lock_path, new.text, staging=project.state)
-    return _outcome(made, dry_run=dry_run, seconds=time.perf_counter() - start)
+    outcome = _outcome(made, dry_run=dry_run, seconds=time.perf_counter() - start)
+    held = _not_moved(project, wish, made[0][1])
+    return replace(outcome, findings=(*outcome.findings, *held)) if held else outcome
+
+
+def require_used(member: Project, wish: Wish) -> None:
+    """Raise UsageError where a member is named and does not use what is to be upgraded."""
+    from mlenv.errors import UsageError
+    from mlenv.locking import upgraded_name
+
+    there = {pin.name for pin in member.lock.pins} if member.lock is not None else set()
+    for name in map(upgraded_name, wish.upgrade.packages):
+        if name not in there and member.member is not None:
+            raise UsageError(
+                f"{member.member.name} does not use {name}: {member.settings.lock} doesn't have it",
+                hint=f"`mlenv add {name}` with its --member, or leave --member out",
+            )
+
+
+def _not_moved(project: Project, wish: Wish, made: NewLock) -> tuple[Finding, ...]:
+    """A note for each package that was asked to move and stays: the lines that bound it, where there are any."""
+    from packaging.utils import canonicalize_name
+
+    from mlenv.locking import upgraded_name
+
+    moved = {change.name for change in made.changes}
+    versions = {pin.name: pin.version for pin in made.pins}
+    names = [upgraded_name(text) for text in wish.upgrade.packages]
+    told = []
+    for name in (name for name in names if name in versions and name not in moved):
+        lines = [
+            f"{file.path}:{entry.line} requires {entry.requirement}"
+            for file, entry in project.requirements.direct
+            if canonicalize_name(entry.requirement.name) == name and entry.requirement.specifier
+        ]
+        why = f": {'; '.join(lines)}" if lines else ", the newest that fits; `mlenv outdated` says what holds it"
+        told.append(Finding(kind="lock-not-moved", message=f"{name} stays at {versions[name]}{why}", severity="note"))
+    return tuple(told)
 
 
 def _outcome(made: Sequence[tuple[Project, NewLock]], *, dry_run: bool, seconds: float) -> Outcome:
