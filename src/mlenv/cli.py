@@ -143,7 +143,9 @@ def lock_command(session: Session, *, wait: float, machines: tuple[Path, ...], *
         # A hook's answer depends on the project's files and its arguments alone.
         session.environ = {name: value for name, value in session.environ.items() if not name.startswith("MLENV_")}
         session.show(lock.check(session.project(overrides, machine_files=False, whole=session.member is None)))
-    project = session.project(overrides, whole=True)
+    project = session.project(overrides)
+    if not project.settings.isolated:
+        project = project.of_all
     if asked.verify_hashes:
         session.show(lock.verify_hashes(project, session.uv(), progress=session.progress))
     asked.refuse_overwriting(project)

@@ -113,7 +113,7 @@ def make_all(project: Project, uv: Uv, wish: Wish, *, progress: Progress) -> lis
     for member in project.workspace.members if project.member is None else ():
         if member.isolated:
             apart = project.of_member(member)
-            asked = replace(wish, upgrade=_where_locked(apart, wish.upgrade))
+            asked = replace(wish, upgrade=_for_isolated(_where_locked(apart, wish.upgrade)))
             progress(f"{member.name} is isolated: resolving it by itself")
             made += make_all(apart, uv, asked, progress=progress)
     return made
@@ -170,6 +170,11 @@ def _by_itself(view: Project, uv: Uv, overlay: Overlay, whole: Resolved, *, pyth
     asked = question_of(view, python=python, platform=platform, seed="")
     question = replace(asked, pins=held, with_files=False, source=whole.source)
     return solve.resolve_backend(view, uv, overlay, question, platform=platform)
+
+
+def _for_isolated(upgrade: Upgrade) -> Upgrade:
+    """A release that was asked for is one for the members that agree; who is isolated moves as far as it can."""
+    return replace(upgrade, packages=tuple(map(upgraded_name, upgrade.packages)))
 
 
 def _where_locked(part: Project, upgrade: Upgrade) -> Upgrade:

@@ -97,7 +97,7 @@ def require_used(member: Project, wish: Wish) -> None:
         if name not in there and member.member is not None:
             raise UsageError(
                 f"{member.member.name} does not use {name}: {member.settings.lock} doesn't have it",
-                hint=f"`mlenv add {name}` with its --member, or leave --member out",
+                hint=f"`mlenv add {name}` first, or leave --member out",
             )
 
 
