@@ -1,7 +1,7 @@
 """Packages that are built against the installed foundation (``build-against-foundation``): source, wheel, cache.
 
 Their build is not isolated: it sees the unfinished generation, which holds this very torch and the tools that the lock
-pins (docs/adr/0020).
+pins (docs/adr/0015).
 """
 
 from __future__ import annotations
