@@ -199,9 +199,14 @@ class Project:
         """The project as one member sees it: its own requirements, lock and environment."""
         settings = replace(member.settings, index_urls=self.settings.index_urls)
         whole = self.whole or self.settings
-        return replace(self, settings=settings, whole=whole, member=member, alone=None, resolving=False)
+        view = replace(self, settings=settings, whole=whole, member=member, alone=None, resolving=False)
+        known: dict[str, object] = {"workspace": self.workspace}  # which was read to find the member
+        if self.member is None and self.alone is None and not self.resolving:
+            known["of_all"] = self
+        vars(view).update(known)
+        return view
 
-    @property
+    @cached_property
     def of_all(self) -> Project:
         """The project as the workspace's root sees it."""
         return replace(self, settings=self.whole or self.settings, whole=None, member=None, alone=None)
@@ -237,7 +242,7 @@ class Project:
             self.tell(note)
         return found
 
-    @property
+    @cached_property
     def upload_bounds(self) -> str:
         """What uv.toml says of upload times, one ``key = value`` line each: it shapes the lock. Raises ProjectError."""
         text = read_text(self.root / "uv.toml", shown="uv.toml") or ""
