@@ -89,13 +89,14 @@ def _closure(pins: Mapping[str, Pin], wanted: Wanted, of: Wanted) -> set[str] | 
     if "" in of.local or any(of.local.get(name) != extras for name, extras in wanted.local.items()):
         return None
     found = {name for name in pins if name in wanted.roots or any(map(wanted.brings, parents(pins[name])))}
-    known: set[str] = set()
-    ready: set[str] = {*wanted.local}
-    while ready:
-        known |= ready
+    known = set(wanted.local)
+    ready = set(known)
+    while True:
         found |= {name for name, pin in pins.items() if not ready.isdisjoint(parents(pin))}
         ready = {name for name in found - known if _is_known(pins[name], known, wanted, of)}
-    return found if found <= known else None
+        if not ready:
+            return found if found <= known else None
+        known |= ready
 
 
 def _is_known(pin: Pin, known: Collection[str], wanted: Wanted, of: Wanted) -> bool:
