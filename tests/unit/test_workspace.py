@@ -232,7 +232,7 @@ def test_no_two_members_share_an_environment_and_the_machine_decides(
     assert member_with(tmp_path, own, whole=whole, variables=variables).environment == expected
 
 
-# ------------------------------------------------------------------------------------------------ the project of a member
+# ---------------------------------------------------------------------------------------------- the project of a member
 
 
 def opened(root: Path) -> Project:
