@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from mlenv.cli.common import BACKENDS, DRY_RUN, NIGHTLY, PATHS, WAIT, backend_options, command, given
 from mlenv.cli.lock import lock_command
-from mlenv.errors import UsageError
 from mlenv.session import Session
 
 if TYPE_CHECKING:
-    pass
+    from mlenv.backend import Choice
+    from mlenv.machine import Machine
+    from mlenv.project import Project
+    from mlenv.sync_options import SyncOptions
 
 
 @click.command("sync")
@@ -56,29 +57,7 @@ if TYPE_CHECKING:
 )
 @WAIT
 @command(backend=True, machine=True)
-def sync_command(
-    session: Session,
-    *,
-    backend: str | None,
-    request: str | None,
-    nightly: bool,
-    force: bool,
-    dry_run: bool,
-    check: bool,
-    rebuild: bool,
-    locked: bool,
-    extras: tuple[str, ...],
-    python: str | None,
-    environment: Path | None,
-    image: bool,
-    only: str | None,
-    verify: str,
-    keep: int | None,
-    groups: tuple[str, ...],
-    everybody: bool,
-    bundle: Path | None,
-    wait: float,
-) -> None:
+def sync_command(session: Session, *, request: str | None, **options: Any) -> None:
     """Make the environment be exactly foundation + lock for one backend.
 
     A new environment is built beside the old one, checked, and then swapped in with one step: whatever happens on the
@@ -99,129 +78,72 @@ def sync_command(
 
     from mlenv import selection
     from mlenv.commands import sync
-    from mlenv.standing import Request
-    from mlenv.wanted import Verify
+    from mlenv.sync_options import SyncOptions
 
-    _refuse_beside_image(
-        image=image,
-        only=only,
-        environment=environment,
-        others={"--check": check, "--dry-run": dry_run, "--keep": keep is not None, "--bundle": bundle is not None},
-        rebuild=rebuild,
-        extras=extras,
-    )
-    if everybody:
-        _sync_all(session, environment=environment, image=image)
-    _refuse_contradictions(session, dry_run=dry_run, verify=verify, bundle=bundle, extras=extras)
-    project = session.project().of_channel("nightly" if nightly else "stable")
-    machine = session.machine()
-    if image:
-        from mlenv.commands import image as image_command
+    asked = SyncOptions(request=request, **options)
+    described = session.machine_file is not None
+    asked.refuse_contradictions(described=described, member=session.member)
+    if asked.everybody:
+        _sync_all(session)
+    project, machine = session.project().of_channel("nightly" if asked.nightly else "stable"), session.machine()
+    asked.refuse_without_gpu(machine)
+    if asked.image:
+        _sync_image(session, asked, project, machine)
+    chosen = _chosen(session, asked, project, machine)
+    place = selection.environment(project, chosen.backend, asked=asked.environment)
+    wish = asked.for_sync(chosen, place, in_ci=selection.in_ci(session.environ), described=described)
+    uv = session.uv() if asked.bundle is None else replace(session.uv(), offline=True)
+    if asked.check:
+        session.show(sync.check(project, machine, uv, wish))
+    if asked.dry_run:
+        session.show(sync.dry_run(project, uv, machine, wish, progress=session.progress, detail=session.detail))
+    session.show(sync.sync(project, uv, machine, wish, progress=session.progress, detail=session.detail))
 
-        if only == "foundation":
-            project = project.foundation_only()
-        elif backend is None and request is None:
-            backend = image_command.backend_at(environment)
+
+def _chosen(session: Session, asked: SyncOptions, project: Project, machine: Machine) -> Choice:
+    """The backend; notes on the choice are told."""
+    from mlenv import selection
+
     chosen = selection.select(
         project,
         machine,
-        backend=backend,
-        flag=request,
-        force=force,
+        backend=asked.backend,
+        flag=asked.request,
+        force=asked.force,
         can_force=True,
         channel=project.channel,
-        image=image,
+        image=asked.image,
         described=session.machine_file is not None,
     )
     for note in chosen.notes:
         session.progress(f"note: {note}")
-    place = selection.environment(project, chosen.backend, asked=environment)
-    if image:
-        wish = image_command.Request(
-            backend=chosen.backend,
-            reasons=chosen.reasons,
-            environment=place,
-            only=image_command.Only(only) if only else None,
-            python=python,
-            extras=selection.checked_extras(extras),
-            verify=Verify(verify),
-            rebuild=rebuild,
-        )
-        session.show(image_command.sync(project, session.uv(), machine, wish, progress=session.progress))
-    if place.image and not check and not dry_run:
-        told = f"{place.shown} was built for an image, where no generation can stand"
-        raise UsageError(told, hint="add --image, or name another path")
-    asked = Request(
-        backend=chosen.backend,
-        reasons=chosen.reasons,
-        environment=place,
-        python=python,
-        extras=selection.checked_extras(extras),
-        verify=Verify(verify),
-        rebuild=rebuild,
-        locked=locked or bundle is not None or selection.in_ci(session.environ),
-        described=session.machine_file is not None,
-        wait=wait,
-        keep=keep,
-        bundle=bundle,
-        groups=groups,
-    )
-    uv = session.uv() if bundle is None else replace(session.uv(), offline=True)
-    if check:
-        session.show(sync.check(project, machine, uv, asked))
-    if dry_run:
-        session.show(sync.dry_run(project, uv, machine, asked, progress=session.progress, detail=session.detail))
-    session.show(sync.sync(project, uv, machine, asked, progress=session.progress, detail=session.detail))
+    return chosen
 
 
-def _sync_all(session: Session, *, environment: Path | None, image: bool) -> NoReturn:
+def _sync_image(session: Session, asked: SyncOptions, project: Project, machine: Machine) -> NoReturn:
+    """``--image``: in one fixed folder; its second layer has the backend of its first."""
+    from dataclasses import replace
+
+    from mlenv import selection
+    from mlenv.commands import image
+
+    if asked.only == "foundation":
+        project = project.foundation_only()
+    elif asked.backend is None and asked.request is None:
+        asked = replace(asked, backend=image.backend_at(asked.environment))
+    chosen = _chosen(session, asked, project, machine)
+    place = selection.environment(project, chosen.backend, asked=asked.environment)
+    wish = asked.for_image(chosen, place)
+    session.show(image.sync(project, session.uv(), machine, wish, progress=session.progress))
+
+
+def _sync_all(session: Session) -> NoReturn:
     """Every member's environment, each by a call of its own with the same options."""
     from mlenv.commands import workspace
 
-    if environment is not None or image or session.member is not None:
-        told = "--all builds every member's environment, each in its place"
-        raise UsageError(told, hint="leave --env, --image and --member out, or name one member without --all")
     words = given(click.get_current_context(), without=("everybody", "folder", "json", "output_format"))
     project = session.project(whole=True)
     session.show(workspace.sync_all(project, words, progress=session.progress))
-
-
-def _refuse_contradictions(
-    session: Session, *, dry_run: bool, verify: str, bundle: Path | None, extras: tuple[str, ...]
-) -> None:
-    """Raise UsageError for options of ``sync`` that can't be obeyed together, or on this machine."""
-    if session.machine_file is not None and not dry_run:
-        told = "--machine describes another machine, and nothing can be built for it here"
-        raise UsageError(told, hint="add --dry-run to see what it would get")
-    if bundle is not None and extras:
-        raise UsageError("--with asks for what no bundle holds", hint="leave it off, or add it to requirements.in")
-    if verify == "gpu" and not session.machine().visible_gpus:
-        raise UsageError("--verify gpu computes on each visible GPU, and none is visible here", hint="--verify import")
-
-
-def _refuse_beside_image(
-    *,
-    image: bool,
-    only: str | None,
-    environment: Path | None,
-    others: Mapping[str, bool],
-    rebuild: bool,
-    extras: tuple[str, ...],
-) -> None:
-    """Raise UsageError for options that make no sense with ``--image``, or without it."""
-    if not image:
-        if only is not None:
-            told = f"--only {only} builds one layer of an image's environment"
-            raise UsageError(told, hint="add --image --env PATH; `mlenv sync` alone builds both")
-        return
-    if environment is None:
-        raise UsageError("--image builds at one fixed path, and none is named", hint="name it: --env /opt/venv")
-    senseless = [name for name, given in others.items() if given]
-    senseless += ["--rebuild"] if rebuild and only == "application" else []
-    senseless += ["--with"] if extras and only == "foundation" else []
-    if senseless:
-        what = f"--image --only {only}" if only else "--image"
-        raise UsageError(f"{senseless[0]} makes no sense with {what}", hint="leave it out")
 
 
 @click.group("workspace")
