@@ -10,9 +10,13 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
+from hypothesis import settings
 
 from support.index import LoopbackIndex
 from support.interpreter import Finished, ProjectFactory, RunProgram, base_interpreter, throwaway_python
+
+settings.register_profile("no deadline", deadline=None)  # beside a busy neighbour one try takes longer
+settings.load_profile("no deadline")
 
 _TIMEOUT_SECONDS = 120
 _REMOVED_PREFIXES = ("MLENV_", "UV_", "PIP_", "CONDA_")

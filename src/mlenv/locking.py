@@ -111,11 +111,14 @@ def make_all(project: Project, uv: Uv, wish: Wish, *, progress: Progress) -> lis
         alone = part.alone is not None
         preferred = made[0][1].pins if alone and made else ()
         asked = wish if not alone else replace(wish, upgrade=_where_locked(part, wish.upgrade))
-        everything = replace(part, resolving=part.member is None)
+        views = _views(part)
+        everything = replace(part, resolving=True) if views else part
+        for view in (part, *views):
+            _ = view.requirements  # as they are now: what is saved while this resolves is not in these locks
         with _members_named(everything):
             whole = _resolve(everything, uv, asked, progress=progress, preferred=preferred)
-        members = _members(part, uv, asked, whole)
-        if part.workspace.groups and part.member is None:  # they are in a lock of their own
+        members = _members(views, uv, asked, whole)
+        if views and part.workspace.groups:  # they are in a lock of their own
             whole = replace(_cut(part, uv, whole), findings=whole.findings)
         made += [(part, _rendered(part, asked, whole, members=members)), *members]
     for member in project.workspace.members if project.member is None else ():
@@ -148,12 +151,16 @@ def _lines_in(message: str, project: Project) -> Iterator[str]:
             yield f"{file.path}:{entry.line} requires {entry.requirement}"
 
 
-def _members(part: Project, uv: Uv, wish: Wish, whole: _Resolution) -> list[tuple[Project, NewLock]]:
-    """The lock of each member that is resolved with the others: what it needs of the whole."""
+def _views(part: Project) -> list[Project]:
+    """A workspace as each of the members sees it that are resolved together; of one member, and without any, none."""
     if part.member is not None:
         return []
     views = [part.of_member(member) for member in part.workspace.together]
-    views = [view if part.alone is None else view.of_lock(part.alone) for view in views]
+    return views if part.alone is None else [view.of_lock(part.alone) for view in views]
+
+
+def _members(views: Sequence[Project], uv: Uv, wish: Wish, whole: _Resolution) -> list[tuple[Project, NewLock]]:
+    """The lock of each member that is resolved with the others: what it needs of the whole."""
     with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
         cut = list(pool.map(lambda view: _cut(view, uv, whole), views))
     return [(view, _rendered(view, wish, mine)) for view, mine in zip(views, cut, strict=True)]

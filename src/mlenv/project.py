@@ -37,8 +37,8 @@ class Project:
     ``alone`` is the backend whose own lock it is looked at through, beside ``main_lock``; None for the main lock.
     ``channel`` is where its foundation comes from. ``tried`` are overlays that take the place of the files'. ``bare``:
     neither requirements nor lock are read. ``edited`` has texts of requirements files, by path, that are not written
-    yet. ``member`` is the member of a workspace that it is looked at as, beside the settings of the ``whole``; where it
-    is ``resolving``, the development lists count as well. ``beside`` are locks whose pins are installed with its own.
+    yet. ``member`` is the member of a workspace that it is looked at as, beside the settings of the ``whole`` and the
+    ``known`` workspace; where it is ``resolving``, the development lists count as well. ``beside`` are locks whose pins are installed with its own.
     ``tell`` is called with what a file that is read had to say, ``reread`` for the project as its files are now.
     """
 
@@ -52,6 +52,7 @@ class Project:
     channel: Channel = "stable"
     member: Member | None = None
     whole: Settings | None = None
+    known: Workspace | None = None
     bare: bool = False
     resolving: bool = False
     beside: tuple[str, ...] = ()
@@ -191,6 +192,8 @@ class Project:
     @cached_property
     def workspace(self) -> Workspace:
         """The members that this project has, or is one of. Raises ProjectError."""
+        if self.known is not None:
+            return self.known
         from mlenv.workspace import read
 
         return read(self.root, self.whole or self.settings)
@@ -199,11 +202,11 @@ class Project:
         """The project as one member sees it: its own requirements, lock and environment."""
         settings = replace(member.settings, index_urls=self.settings.index_urls)
         whole = self.whole or self.settings
-        view = replace(self, settings=settings, whole=whole, member=member, alone=None, resolving=False)
-        known: dict[str, object] = {"workspace": self.workspace}  # which was read to find the member
+        view = replace(
+            self, settings=settings, whole=whole, known=self.workspace, member=member, alone=None, resolving=False
+        )
         if self.member is None and self.alone is None and not self.resolving:
-            known["of_all"] = self
-        vars(view).update(known)
+            vars(view)["of_all"] = self  # the lock of all is read once, however many members look at it
         return view
 
     @cached_property

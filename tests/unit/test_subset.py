@@ -210,7 +210,7 @@ def test_by_itself_or_not_the_hashes_are_those_that_all_share() -> None:
 def test_what_a_member_starts_from_is_what_holds_on_the_target(tmp_path: Path) -> None:
     for path, text in {
         "pyproject.toml": "",
-        "requirements.in": "foo[a,B_b]\nfoo[win]; os_name == 'nt'\nbar; python_version < '3'\n-r more.in\n-e ./lib[x]\n",
+        "requirements.in": "foo[a,B_b]\nfoo[win]; os_name == 'nt'\nbar; os_name == 'nt'\n-r more.in\n-e ./lib[x]\n",
         "more.in": "baz[c]\n-c limits.txt\n",
         "limits.txt": "numpy<3\n",
         "lib/pyproject.toml": '[project]\nname = "My_Lib"\nversion = "1"\noptional-dependencies.x = []\n',

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlenv.cli_common import DRY_RUN, WAIT, backend_options, command
+from mlenv.cli.common import DRY_RUN, WAIT, backend_options, command
 from mlenv.session import Session
 
 if TYPE_CHECKING:

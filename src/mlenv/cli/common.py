@@ -1,6 +1,6 @@
 """What every command has: its session, its options, and the one place that maps exceptions to exit codes.
 
-Commands are declared in ``cli`` and ``cli_everyday``.
+The other modules beside this one declare the commands, by what they are for.
 """
 
 from __future__ import annotations
