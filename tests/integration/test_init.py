@@ -196,3 +196,14 @@ def test_the_environment_of_the_settings_is_ignored(tmp_path: Path, environment:
     (tmp_path / "pyproject.toml").write_text(f'[tool.mlenv]\nenvironment = "{environment}"\n')
     init(tmp_path, backends=("cpu",), python=None)
     assert (tmp_path / ".gitignore").read_text().splitlines() == lines
+
+
+def test_a_workspace_needs_no_requirements_of_its_own_and_every_member_has_an_environment(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.mlenv.workspace]\nmembers = ["apps/*"]\n')
+    (tmp_path / "apps/a").mkdir(parents=True)
+    (tmp_path / "apps/a/requirements.in").write_text("")
+    init(tmp_path, backends=("cpu",), python=None)
+    assert not (tmp_path / "requirements.in").exists()
+    for name in (".gitignore", ".dockerignore"):
+        assert (tmp_path / name).read_text() == "**/.venv\n**/.venv.before-mlenv*\n**/.mlenv\n"
+    assert "nothing was written" in init(tmp_path, backends=(), python=None).text

@@ -60,11 +60,11 @@ def init(
     target = python or project.target_python[0]
     chosen = backends or _default_backends(root)
     writes = [
-        *_requirements(root),
+        *(() if project.workspace.members else _requirements(root)),
         *_overlays(root, catalogue, chosen, python=target),
         *_indexes(root, catalogue, chosen, channels),
         *_settings(root, python=python),
-        *_ignores(root, project.settings.environment),
+        *_ignores(root, _ignored(project)),
     ]
     for write in writes:
         write_atomically(root / write.path, write.text, shown=write.path)
@@ -192,16 +192,19 @@ def _is_package(root: Path) -> bool:
     return {"build-system", "project"} <= _toml(text or "", "pyproject.toml").keys()
 
 
-def _ignored(environment: str) -> tuple[str, ...]:
-    """The lines that keep environments out of commits and images: what was there before, and mlenv's folder, too."""
-    place = posixpath.normpath(re.sub(r"\{[^}]*\}", "*", environment))
+def _ignored(project: Project) -> tuple[str, ...]:
+    """The lines that keep environments out of commits and images: what was there before, and mlenv's folder, too.
+
+    In a workspace every member has its own.
+    """
+    place = posixpath.normpath(re.sub(r"\{[^}]*\}", "*", project.settings.environment))
     inside = not place.startswith(("/", "..")) and ":" not in place
-    own = (f"/{place}", f"/{place}.before-mlenv*") if inside else ()
-    return (*(own[:1] if place.endswith("*") else own), "/.mlenv")
+    own = (place, f"{place}.before-mlenv*") if inside else ()
+    below = "**/" if project.workspace.members else "/"
+    return tuple(f"{below}{line}" for line in (*(own[:1] if place.endswith("*") else own), ".mlenv"))
 
 
-def _ignores(root: Path, environment: str) -> Iterable[_Write]:
-    ignored = _ignored(environment)
+def _ignores(root: Path, ignored: Iterable[str]) -> Iterable[_Write]:
     for name in (".gitignore", ".dockerignore"):
         old = read_text(root / name, shown=name) or ""
         have = {line.strip().lstrip("/") for line in old.splitlines()}  # ".venv/" is no link's line
