@@ -28,10 +28,12 @@ def _quick_yes() -> str | None:
     from pathlib import Path
 
     from mlenv import freshness
-    from mlenv.location import find_root
+    from mlenv.location import find_root, workspaces_above
 
     try:
-        found = freshness.unchanged(find_root(Path.cwd().resolve()), {})
+        root = find_root(Path.cwd().resolve())
+        member = any(workspaces_above(root))  # perhaps, and then the lock of all counts as well
+        found = None if member else freshness.unchanged(root, {})
     except OSError:  # the folder is gone: the long way says so
         return None
     return freshness.in_words(*found) if found is not None else None

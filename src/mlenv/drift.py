@@ -44,7 +44,7 @@ def settings(project: Project) -> str:
     """The digest of the settings that shape the lock, uv.toml's bounds among them."""
     from mlenv.settings import lock_meaning
 
-    return digest(lock_meaning(project.settings) + project.upload_bounds)
+    return digest(lock_meaning(project.settings) + project.of_all.upload_bounds)
 
 
 def plugins(project: Project) -> dict[str, str]:

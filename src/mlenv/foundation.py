@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from functools import cache, cached_property
 from itertools import combinations
 
@@ -63,7 +63,12 @@ def known_names() -> FoundationNames:
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, canonicalize_name(pattern)) for pattern in patterns)
+    return _matcher(tuple(patterns)).match(name) is not None
+
+
+@cache
+def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(translate(canonicalize_name(pattern)) for pattern in patterns) or "(?!)")
 
 
 def cuda_family(name: str) -> tuple[str, str] | None:

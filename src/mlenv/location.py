@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PROJECT_FILE = "pyproject.toml"
@@ -40,14 +40,7 @@ def find_root(start: Path) -> Path:
 
 def workspaces_above(root: Path) -> Iterator[Path]:
     """The folders above ``root`` that declare a workspace, the nearest first; a nested repository may be a member."""
-    for folder in root.parents:
-        path = folder / PROJECT_FILE
-        try:
-            found = path.is_file() and ".workspace]" in path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        if found:
-            yield folder
+    yield from (folder for folder in root.parents if _declares_workspace(folder))
 
 
 def is_project(folder: Path) -> bool:
@@ -57,17 +50,38 @@ def is_project(folder: Path) -> bool:
 
 def _has_settings(folder: Path) -> bool:
     """Whether the folder's pyproject.toml has ``[tool.mlenv]``; a file that can't be parsed counts by its text."""
+    text = _text(folder, holding="mlenv")
+    found = _tools(text)
+    return "[tool.mlenv" in text if found is None else "mlenv" in found
+
+
+def _declares_workspace(folder: Path) -> bool:
+    """Whether the folder's pyproject.toml declares a workspace, mlenv's or uv's; as above where it can't be parsed."""
+    text = _text(folder, holding="workspace")
+    found = _tools(text)
+    if found is None:
+        return ".workspace]" in text
+    return any(isinstance(tool := found.get(name), dict) and "workspace" in tool for name in ("mlenv", "uv"))
+
+
+def _text(folder: Path, *, holding: str) -> str:
+    """The folder's pyproject.toml; empty where there is none that can be read, or none with that word."""
     path = folder / PROJECT_FILE
     try:
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     except OSError:
-        return False
-    if "mlenv" not in text:
-        return False
+        return ""
+    return text if holding in text else ""
+
+
+def _tools(text: str) -> Mapping[str, object] | None:
+    """``[tool]`` of a pyproject.toml, None where that can't be parsed."""
+    if not text:
+        return {}
     import tomllib
 
     try:
         found = tomllib.loads(text).get("tool")
     except (ValueError, RecursionError):
-        return "[tool.mlenv" in text
-    return isinstance(found, dict) and "mlenv" in found
+        return None
+    return found if isinstance(found, dict) else {}

@@ -15,7 +15,15 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from mlenv import agreement, drift, freshness, heldback, lockfile, plan, platforms, resolution, solve, subset
-from mlenv.errors import ConflictError, FindingError, NoWheelError, ProjectError, ResolutionError, UsageError
+from mlenv.errors import (
+    ConflictError,
+    FindingError,
+    MlenvError,
+    NoWheelError,
+    ProjectError,
+    ResolutionError,
+    UsageError,
+)
 from mlenv.foundation import ROOT_NAMES
 from mlenv.location import CONSTRAINTS
 from mlenv.lockfile import Header, Pin, Style
@@ -162,12 +170,15 @@ def _cut(view: Project, uv: Uv, whole: _Resolution) -> _Resolution:
     """The part of a resolution that one member needs, for the backends that it is proven on."""
     parts = {}
     for platform, part in whole.parts.items():
+        target = platforms.environment(platform, whole.python)
+        everything = subset.wanted_by(part.prover.project, environment=target)
         overlays = [overlay for overlay in part.overlays if overlay.backend in view.locked_overlays]
         found = {}
         for overlay in overlays:
             answer = part.found[overlay.backend]
             alone = partial(_by_itself, view, uv, overlay, answer, python=whole.python, platform=platform)
-            found[overlay.backend] = subset.part_of(answer, subset.wanted_by(view, overlay), alone=alone)
+            wanted = subset.wanted_by(view, overlay, environment=target)
+            found[overlay.backend] = subset.part_of(answer, wanted, of=everything, alone=alone)
         parts[platform] = _OnPlatform(prover=part.prover, found=found, overlays=overlays)
     return replace(whole, parts=parts, findings=(), before="")
 
@@ -176,6 +187,11 @@ def _by_itself(view: Project, uv: Uv, overlay: Overlay, whole: Resolved, *, pyth
     held = tuple(pin for pin in whole.pins.values() if pin.version is not None)
     asked = question_of(view, python=python, platform=platform, seed="")
     question = replace(asked, pins=held, with_files=False, source=whole.source)
+    try:
+        return solve.resolve_backend(view, replace(uv, offline=True), overlay, question, platform=platform)
+    except MlenvError:  # the cache has just seen all of it, unless it keeps nothing
+        if uv.offline:
+            raise
     return solve.resolve_backend(view, uv, overlay, question, platform=platform)
 
 

@@ -203,11 +203,14 @@ class Project:
         """The project as one member sees it: its own requirements, lock and environment."""
         settings = replace(member.settings, index_urls=self.settings.index_urls)
         whole = self.whole or self.settings
-        return replace(
+        view = replace(
             self, settings=settings, whole=whole, known=self.workspace, member=member, alone=None, resolving=False
         )
+        if self.member is None and self.alone is None and not self.resolving:
+            vars(view)["of_all"] = self  # the lock of all is read once, however many members look at it
+        return view
 
-    @property
+    @cached_property
     def of_all(self) -> Project:
         """The project as the workspace's root sees it."""
         return replace(self, settings=self.whole or self.settings, whole=None, member=None, alone=None)
@@ -243,7 +246,7 @@ class Project:
             self.tell(note)
         return found
 
-    @property
+    @cached_property
     def upload_bounds(self) -> str:
         """What uv.toml says of upload times, one ``key = value`` line each: it shapes the lock. Raises ProjectError."""
         text = read_text(self.root / "uv.toml", shown="uv.toml") or ""

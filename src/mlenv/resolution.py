@@ -299,14 +299,14 @@ def joined(by_platform: Mapping[str, Mapping[str, Pin]], direct: Mapping[str, Co
 
 def _marker(pin: Pin, markers: Collection[Marker | None], *, several: bool) -> str | None:
     """A direct requirement's marker. Among ``several`` platforms it says nothing of who else brings the package."""
-    brought = several and any(not _is_file(via) for via in parents(pin))
+    brought = several and any(not is_file(via) for via in parents(pin))
     texts = sorted({str(marker) for marker in markers})
     if brought or not markers or None in markers:
         return None
     return texts[0] if len(texts) == 1 else " or ".join(f"({text})" for text in texts)
 
 
-def _is_file(via: str) -> bool:
+def is_file(via: str) -> bool:
     """``-r requirements.in`` or ``name (pyproject.toml)``, and no package."""
     return via.startswith("-r ") or via.endswith(")")
 

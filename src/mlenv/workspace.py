@@ -102,12 +102,6 @@ def read(root: Path, settings: Settings) -> Workspace:
     return Workspace(members=tuple(_named_apart(members)))
 
 
-def declares(folder: Path) -> bool:
-    """Whether the folder's pyproject.toml declares a workspace, mlenv's or uv's."""
-    tool = _document(folder).get("tool", {})
-    return any("workspace" in tool.get(name, {}) for name in ("mlenv", "uv") if isinstance(tool.get(name), dict))
-
-
 def _document(folder: Path) -> Mapping[str, Any]:
     try:
         text = read_text(folder / PROJECT_FILE, shown=PROJECT_FILE) or ""

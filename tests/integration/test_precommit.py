@@ -397,3 +397,46 @@ def test_the_other_hook_leaves_commits_alone_that_cannot_matter(hooks: Hooks, ho
     hooked.repository.git("add", "-A")
     done = hooks.pre_commit("run", cwd=hooked.project, env=NO_NETWORK)
     assert (done.code, "Skipped" in done.out) == (0, True)
+
+
+@pytest.mark.network
+def test_one_hook_checks_every_member_of_a_workspace(hooks: Hooks, hooked: Hooked) -> None:
+    """What it says is right about members that the commit leaves alone: all are looked at, in milliseconds."""
+    table = '[tool.mlenv.workspace]\nmembers = ["apps/*"]\n'
+    hooked.write("pyproject.toml", f'[tool.mlenv]\npython = "3.11"\n{table}')
+    for name, text in {"x": "demo-app\n", "y": "demo-lib\n-r ../../parts/base.in\n"}.items():
+        (hooked.project / "apps" / name).mkdir(parents=True)
+        hooked.write(f"apps/{name}/requirements.in", text)
+    assert hooked.world.run("lock").code == 0
+    hooked.repository.commit("a workspace")
+    done = hooked.run()
+    assert (done.code, told(done)) == (0, [])
+
+    # One member's list; a file that only one of them includes; a lock that somebody edited.
+    both = ["requirements.txt", "apps/y/requirements.txt"]
+    changed = {"apps/y/requirements.in": "demo-lib", "parts/base.in": "demo-lib<1.1"}
+    for path, line in changed.items():
+        hooked.edit(path, line, f"{line},!=0.9" if "<" in line else f"{line}!=0.9")
+        done = hooked.run()
+        assert done.code == 1
+        reason = f"{path} was changed since the lock was made"
+        assert [one for one in told(done) if one.startswith("error: ")] == [
+            f"error: {lock}:{hooked.line(f'mlenv input: {path} ', lock)}: {reason}" for lock in both
+        ]
+        hooked.repository.git("checkout", "-q", "HEAD", "--", path)
+    hooked.edit("apps/x/requirements.txt", "demo-app==1.0", "demo-app==1.1")
+    assert {one.split(":")[1] for one in told(hooked.run()) if one.startswith("error: ")} == {
+        " apps/x/requirements.txt"
+    }
+    hooked.repository.git("checkout", "-q", "HEAD", "--", "apps/x/requirements.txt")
+
+    # The other hook makes all of them where a member's file is committed.
+    hooked.write(CONFIG, hooks.config("id: mlenv-lock"))
+    hooked.repository.commit("the other hook")
+    hooked.edit("apps/y/requirements.in", "demo-lib", "demo-lib<1.0.5")
+    hooked.repository.git("add", "-A")
+    online = {"UV_DEFAULT_INDEX": hooked.world.index.url("pypi")}
+    assert hooks.pre_commit("run", cwd=hooked.project, env=online).code == 1
+    assert {line[3:] for line in hooked.repository.changed if line[1] == "M"} == {*both}
+    hooked.repository.git("add", "-A")
+    assert hooks.pre_commit("run", cwd=hooked.project, env=online).code == 0
