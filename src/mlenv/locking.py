@@ -180,7 +180,8 @@ def _cut(view: Project, uv: Uv, whole: _Resolution) -> _Resolution:
             wanted = subset.wanted_by(view, overlay, environment=target)
             found[overlay.backend] = subset.part_of(answer, wanted, of=everything, alone=alone)
         parts[platform] = _OnPlatform(prover=part.prover, found=found, overlays=overlays)
-    return replace(whole, parts=parts, findings=(), before="")
+    narrower = view.settings.python or whole.python  # 3.11.7 where all are locked for 3.11
+    return replace(whole, python=narrower, parts=parts, findings=(), before="")
 
 
 def _by_itself(view: Project, uv: Uv, overlay: Overlay, whole: Resolved, *, python: str, platform: str) -> Resolved:

@@ -38,8 +38,9 @@ class Project:
     ``channel`` is where its foundation comes from. ``tried`` are overlays that take the place of the files'. ``bare``:
     neither requirements nor lock are read. ``edited`` has texts of requirements files, by path, that are not written
     yet. ``member`` is the member of a workspace that it is looked at as, beside the settings of the ``whole`` and the
-    ``known`` workspace; where it is ``resolving``, the development lists count as well. ``beside`` are locks whose pins are installed with its own.
-    ``tell`` is called with what a file that is read had to say, ``reread`` for the project as its files are now.
+    ``known`` workspace; where it is ``resolving``, the development lists count as well. ``beside`` are locks whose
+    pins are installed with its own. ``tell`` is called with what a file that is read had to say, ``reread`` for the
+    project as its files are now.
     """
 
     root: Path
