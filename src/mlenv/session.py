@@ -99,11 +99,25 @@ class Session:
         root = self.root
         nowhere = None if machine_files else Path(os.devnull, "mlenv.toml")  # there is no such file
 
+        alone = None
+        if not {"requirements", "lock"}.isdisjoint(overrides or {}):  # files that the command line names: no members
+            from mlenv.workspace import Workspace
+
+            alone = Workspace()
+
         def read() -> Project:
             loaded, notes = settings.load(
                 root, environ=self.environ, overrides=overrides or {}, user_file=nowhere, system_file=nowhere
             )
-            return Project(root=root, settings=loaded, environ=self.environ, notes=notes, tell=self._tell, reread=read)
+            return Project(
+                root=root,
+                settings=loaded,
+                environ=self.environ,
+                notes=notes,
+                known=alone,
+                tell=self._tell,
+                reread=read,
+            )
 
         found = read()
         for note in found.notes:
