@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import field, replace
-from functools import reduce
+from functools import cached_property, reduce
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -84,6 +84,15 @@ class Resolved:
     def pins(self) -> dict[str, Pin]:
         """Every pin of both layers by name."""
         return {pin.name: pin for pin in (*self.foundation, *self.application)}
+
+    @cached_property
+    def brought(self) -> dict[str, list[str]]:
+        """What each package, and each file, brings."""
+        found: dict[str, list[str]] = {}
+        for pin in (*self.foundation, *self.application):
+            for via in parents(pin):
+                found.setdefault(via, []).append(pin.name)
+        return found
 
 
 def foundation_project(

@@ -38,7 +38,9 @@ class Wanted:
 
     def brings(self, via: str) -> bool:
         """Whether a parent in uv's annotation is one of the member's own files."""
-        return any(via == f"-r {path}" or via.endswith(f"({path})") for path in self.files)
+        if via.startswith("-r "):
+            return via.removeprefix("-r ") in self.files
+        return via.endswith(")") and any(via.endswith(f"({path})") for path in self.files)
 
 
 def wanted_by(project: Project, overlay: Overlay | None = None, *, environment: Mapping[str, str]) -> Wanted:
@@ -64,7 +66,7 @@ def part_of(answer: Resolved, wanted: Wanted, *, of: Wanted, alone: Alone) -> Re
     ``alone`` resolves the member by itself at the same pins, and returns these by name.
     """
     pins = answer.pins
-    needed = _closure(pins, wanted, of)
+    needed = _closure(answer, wanted, of)
     if needed is None:
         return _as_in(answer, alone())
     return _as_in(answer, {name: _narrowed(pins[name], needed, wanted) for name in needed})
@@ -81,18 +83,20 @@ def _holds(requirement: Requirement, environment: Mapping[str, str]) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({**environment, "extra": ""})
 
 
-def _closure(pins: Mapping[str, Pin], wanted: Wanted, of: Wanted) -> set[str] | None:
+def _closure(answer: Resolved, wanted: Wanted, of: Wanted) -> set[str] | None:
     """The names that the roots and the member's own files bring, however deep; None where that can't be told.
 
     What a package brings counts once every extra of it is known to be asked for by the member, or by what that brings.
     """
     if "" in of.local or any(of.local.get(name) != extras for name, extras in wanted.local.items()):
         return None
-    found = {name for name in pins if name in wanted.roots or any(map(wanted.brings, parents(pins[name])))}
+    pins = answer.pins
+    brought = answer.brought
+    found = {*wanted.roots & pins.keys(), *(name for via in brought if wanted.brings(via) for name in brought[via])}
     known = set(wanted.local)
     ready = set(known)
     while True:
-        found |= {name for name, pin in pins.items() if not ready.isdisjoint(parents(pin))}
+        found |= {name for via in ready for name in brought.get(via, ())}
         ready = {name for name in found - known if _is_known(pins[name], known, wanted, of)}
         if not ready:
             return found if found <= known else None
