@@ -216,8 +216,11 @@ def dropped(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(sorted(n for n in environ if n.startswith(("UV_", "PIP_")) and n not in ours and n not in _HANDLED))
 
 
-def compile_(uv: Uv, task: Compilation) -> str:
-    """Resolve, and return the text of uv's output file. Raises what ``uv_messages.explain`` makes of a failure."""
+def compile_(uv: Uv, task: Compilation, *, expected: Callable[[str], bool] = lambda _: False) -> str:
+    """Resolve, and return the text of uv's output file. Raises what ``uv_messages.explain`` makes of a failure.
+
+    Where a name is missing of which that is ``expected``, the index is not asked what it really said.
+    """
     with _folder(task) as folder:
         output = folder / _OWN / ("pylock.toml" if task.output == "pylock.toml" else "output.txt")
         if task.seed:
@@ -233,7 +236,10 @@ def compile_(uv: Uv, task: Compilation) -> str:
         if done.code != 0:
             read = {UPGRADES: "\n".join(task.upgrade.packages), **task.files}
             error = explain(done.err, code=done.code, folder=str(folder), files=read)
-            raise _located(task, _second_opinion(replace(uv, env=env), task, folder, error) or error)
+            name = missing_name(error) if isinstance(error, ResolutionError) else None
+            sure = name is not None and expected(name)
+            told = None if sure else _second_opinion(replace(uv, env=env), task, folder, error)
+            raise _located(task, told or error)
         return output.read_text(encoding="utf-8")
 
 
