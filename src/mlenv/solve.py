@@ -265,7 +265,7 @@ def _serves_foundation(asked: str, overlay: Overlay, url: str | None) -> bool:
 
 
 def _fallback_note(overlay: Overlay, source: Source, following: Source, error: MlenvError) -> str:
-    reason = error.message.splitlines()[0]
+    reason = error.message.splitlines()[0].removeprefix(f"{overlay.backend}: ")
     if not following.equal:
         found = "resolved with the default index's metadata of the same release"
     else:
