@@ -261,7 +261,7 @@ def _contents(project: Project, lock: Lock) -> tuple[Finding, ...]:
         if project.names.owns(pin.name):
             message = f"{pin.name} is foundation and does not belong into the lock"
             found.append(Finding(kind="lock-foundation", message=message, path=path, line=pin.line, hint=RELOCK))
-        elif not pin.hashes or not all(map(lockfile.is_strong, pin.hashes)):
+        elif not lockfile.are_strong(pin.hashes):
             message = f"{pin.name} has {'a weak' if pin.hashes else 'no'} hash"
             found.append(Finding(kind="lock-hash", message=message, path=path, line=pin.line, hint=RELOCK))
     return (*found, *_direct(project, lock))

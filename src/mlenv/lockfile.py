@@ -231,7 +231,12 @@ def without_weak_hashes(pin: Pin) -> Pin:
     return replace(pin, hashes=pin.hashes if all(map(is_strong, pin.hashes)) else ())
 
 
-@cache  # the locks of a workspace share most of them
+@cache
+def are_strong(hashes: tuple[str, ...]) -> bool:
+    """Whether there are hashes, and each is strong."""
+    return bool(hashes) and all(map(is_strong, hashes))
+
+
 def is_strong(value: str) -> bool:
     """Whether a hash is a whole SHA-256 or better: what pip and uv accept with ``--require-hashes``."""
     return re.fullmatch(_STRONG, value) is not None
@@ -364,11 +369,11 @@ def _blocks(text: str) -> Iterable[tuple[int, list[str]]]:
 
 def _parse_block(number: int, block: list[str]) -> Pin | None:
     code = " ".join([line.removesuffix("\\").rstrip() for line in block if line[0] != "#"])
-    if plain := re.fullmatch(_PLAIN, code):
+    if plain := _plain(code):
         return Pin(
-            name=plain["name"],
-            version=plain["version"],
-            hashes=tuple(sorted(re.findall(_SHA256, code))),
+            name=plain[0],
+            version=plain[1],
+            hashes=plain[2],
             via=_parse_via(block),
             index=_index_of(block),
             line=number,
@@ -391,6 +396,13 @@ def _parse_block(number: int, block: list[str]) -> Pin | None:
         index=_index_of(block),
         line=number,
     )
+
+
+@cache  # the locks of a workspace share most of them
+def _plain(code: str) -> tuple[str, str, tuple[str, ...]] | None:
+    """(name, version, hashes) of what looks as nearly every pin does."""
+    found = re.fullmatch(_PLAIN, code)
+    return None if found is None else (found["name"], found["version"], tuple(sorted(re.findall(_SHA256, code))))
 
 
 def _index_of(block: list[str]) -> str | None:

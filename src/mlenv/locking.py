@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import field, replace
-from functools import partial
+from functools import cached_property, partial
 
 from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
@@ -83,11 +83,18 @@ class NewLock:
 
 @dataclass(frozen=True, kw_only=True)
 class _OnPlatform:
-    """One platform's part: its prover, and the resolution of each backend."""
+    """One platform's part: its prover, and the resolution of each backend. ``roots`` are those of its roots alone."""
 
     prover: Prover
     found: Mapping[str, Resolved]
     overlays: Sequence[Overlay]
+    roots: dict[str, Resolved] = field(default_factory=dict)
+
+    @cached_property
+    def wanted(self) -> subset.Wanted:
+        """What all of it was asked for by."""
+        target = platforms.environment(self.prover.platform, self.prover.question.python)
+        return subset.wanted_by(self.prover.project, environment=target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,29 +178,73 @@ def _cut(view: Project, uv: Uv, whole: _Resolution) -> _Resolution:
     parts = {}
     for platform, part in whole.parts.items():
         target = platforms.environment(platform, whole.python)
-        everything = subset.wanted_by(part.prover.project, environment=target)
         overlays = [overlay for overlay in part.overlays if overlay.backend in view.locked_overlays]
+        alone = _Alone(view=view, uv=uv, part=part)
         found = {}
         for overlay in overlays:
-            answer = part.found[overlay.backend]
-            alone = partial(_by_itself, view, uv, overlay, answer, python=whole.python, platform=platform)
             wanted = subset.wanted_by(view, overlay, environment=target)
-            found[overlay.backend] = subset.part_of(answer, wanted, of=everything, alone=alone)
+            answer = part.found[overlay.backend]
+            found[overlay.backend] = subset.part_of(answer, wanted, of=part.wanted, alone=partial(alone.on, overlay))
         parts[platform] = _OnPlatform(prover=part.prover, found=found, overlays=overlays)
     narrower = view.settings.python or whole.python  # 3.11.7 where all are locked for 3.11
     return replace(whole, python=narrower, parts=parts, findings=(), before="")
 
 
-def _by_itself(view: Project, uv: Uv, overlay: Overlay, whole: Resolved, *, python: str, platform: str) -> Resolved:
-    held = tuple(pin for pin in whole.pins.values() if pin.version is not None)
-    asked = question_of(view, python=python, platform=platform, seed="")
-    question = replace(asked, pins=held, with_files=False, source=whole.source)
-    try:
-        return solve.resolve_backend(view, replace(uv, offline=True), overlay, question, platform=platform)
-    except MlenvError:  # the cache has just seen all of it, unless it keeps nothing
-        if uv.offline:
-            raise
-    return solve.resolve_backend(view, uv, overlay, question, platform=platform)
+@dataclass(frozen=True, kw_only=True)
+class _Alone:
+    """One member resolved by itself on one platform, at the pins of all.
+
+    What it asks for is the same on every backend, what the roots bring is the same for every member: each is resolved
+    once, and a member needs both.
+    """
+
+    view: Project
+    uv: Uv
+    part: _OnPlatform
+
+    def on(self, overlay: Overlay) -> Mapping[str, Pin]:
+        """Every package that it needs on one backend, and who of the member brings it."""
+        pins = self.part.found[overlay.backend].pins
+        roots = overlay.roots(self.view.settings.foundation.roots)
+        if any(not {*pins[name].extras} <= extras for name, extras in _extras(roots).items() if name in pins):
+            return self._with_roots(self.view, overlay).pins  # what an extra of a root brings is one member's alone
+        if overlay.backend not in self.part.roots:
+            nothing = replace(self.view, bare=True)
+            self.part.roots[overlay.backend] = self._with_roots(nothing, overlay)
+        return resolution.union(self._asked.pins, self.part.roots[overlay.backend].pins)
+
+    @cached_property
+    def _asked(self) -> Resolved:
+        """What it asks for, as if nothing asked for a root."""
+        without = {name for overlay in self.part.overlays for name in _extras(overlay.roots())}
+        question = self._question(self.view, next(iter(self.part.found.values())))
+        return self._offline_first(
+            lambda uv: solve.resolve_without_foundation(self.view, uv, question, without=without)
+        )
+
+    def _with_roots(self, project: Project, overlay: Overlay) -> Resolved:
+        question = self._question(project, self.part.found[overlay.backend])
+        platform = self.part.prover.platform
+        return self._offline_first(lambda uv: solve.resolve_backend(project, uv, overlay, question, platform=platform))
+
+    def _question(self, project: Project, answer: Resolved) -> Question:
+        held = tuple(pin for pin in answer.pins.values() if pin.version is not None)
+        prover = self.part.prover
+        asked = question_of(project, python=prover.question.python, platform=prover.platform, seed="")
+        return replace(asked, pins=held, with_files=False, source=answer.source)
+
+    def _offline_first(self, resolve: Callable[[Uv], Resolved]) -> Resolved:
+        """From the cache, which has just seen all of it, unless it keeps nothing."""
+        try:
+            return resolve(replace(self.uv, offline=True))
+        except MlenvError:
+            if self.uv.offline:
+                raise
+        return resolve(self.uv)
+
+
+def _extras(requirements: Iterable[Requirement]) -> dict[str, set[str]]:
+    return {canonicalize_name(one.name): set(one.extras) for one in requirements}
 
 
 def _for_isolated(upgrade: Upgrade) -> Upgrade:

@@ -131,14 +131,19 @@ class Project:
     @cached_property
     def overlays(self) -> Mapping[str, Overlay]:
         """Every overlay of the project by backend, the settings' selection applied. Raises ProjectError."""
-        from mlenv.overlay import load_overlays
-
-        found = load_overlays(self.root, CONSTRAINTS)
+        found = self.of_all.overlay_files
         for keys, name in self._named_backends():
             if name not in found:
                 raise self._no_overlay(keys, name, found)
         chosen = {name: found[name] for name in (self.settings.backends or found)}
         return {name: self.tried.get(("stable", name), overlay) for name, overlay in chosen.items()}
+
+    @cached_property
+    def overlay_files(self) -> Mapping[str, Overlay]:
+        """Every overlay there is, by backend. Raises ProjectError."""
+        from mlenv.overlay import load_overlays
+
+        return load_overlays(self.root, CONSTRAINTS)
 
     def _named_backends(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Every backend that the settings name, with the keys that do."""
@@ -213,6 +218,8 @@ class Project:
     @cached_property
     def of_all(self) -> Project:
         """The project as the workspace's root sees it."""
+        if self.whole is None and self.alone is None:
+            return self
         return replace(self, settings=self.whole or self.settings, whole=None, member=None, alone=None)
 
     def of_groups(self, names: Collection[str]) -> tuple[Project, ...]:

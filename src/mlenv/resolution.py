@@ -278,6 +278,12 @@ def merge_pin(first: Pin, second: Pin) -> Pin:
     )
 
 
+def union(first: Mapping[str, Pin], second: Mapping[str, Pin]) -> dict[str, Pin]:
+    """The pins of both by name, those that are in both as one."""
+    both = {name: merge_pin(first[name], second[name]) for name in first.keys() & second.keys()}
+    return {**first, **second, **both}
+
+
 def joined(by_platform: Mapping[str, Mapping[str, Pin]], direct: Mapping[str, Collection[Marker | None]]) -> list[Pin]:
     """One list of pins out of every platform's (by name), with markers where the platforms differ.
 

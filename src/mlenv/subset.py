@@ -18,7 +18,7 @@ from mlenv.project import Project
 from mlenv.resolution import Resolved, is_file, parents
 from mlenv.values import dataclass
 
-Alone = Callable[[], Resolved]
+Alone = Callable[[], Mapping[str, Pin]]
 Extras = Mapping[str, frozenset[str]]
 """The extras that are asked for of each package; names without any are there as well."""
 
@@ -61,12 +61,12 @@ def wanted_by(project: Project, overlay: Overlay | None = None, *, environment: 
 def part_of(answer: Resolved, wanted: Wanted, *, of: Wanted, alone: Alone) -> Resolved:
     """The part of ``answer`` that a member needs, where it is the answer to what all of them want (``of``).
 
-    ``alone`` resolves the member by itself at the same pins.
+    ``alone`` resolves the member by itself at the same pins, and returns these by name.
     """
     pins = answer.pins
     needed = _closure(pins, wanted, of)
     if needed is None:
-        return _as_in(answer, alone().pins)
+        return _as_in(answer, alone())
     return _as_in(answer, {name: _narrowed(pins[name], needed, wanted) for name in needed})
 
 

@@ -78,9 +78,9 @@ def cut(graph: Graph, members: Mapping[str, Asked], name: str) -> tuple[Resolved
     """The member's part, and whether it had to be resolved by itself."""
     asked_alone = []
 
-    def alone() -> Resolved:
+    def alone() -> Mapping[str, Pin]:
         asked_alone.append(name)
-        return graph.answer({name: members[name]})
+        return graph.answer({name: members[name]}).pins
 
     part = subset.part_of(graph.answer(members), wanted(name, members[name]), of=everything(members), alone=alone)
     return part, bool(asked_alone)
@@ -185,7 +185,7 @@ def test_extras_of_a_local_project_that_another_member_asks_for(
     answer = Resolved(backend="cpu", source=Source(), foundation=(), application=LOCAL_PINS)
     alone = Resolved(backend="cpu", source=Source(), foundation=(), application=LOCAL_PINS[:1])
     start = Wanted(files=("a/requirements.in",), local=mine, asked={})
-    part = subset.part_of(answer, start, of=Wanted(files=(), local=all_of_them, asked={}), alone=lambda: alone)
+    part = subset.part_of(answer, start, of=Wanted(files=(), local=all_of_them, asked={}), alone=lambda: alone.pins)
     assert names(part) == ({"numpy"} if by_itself else {"numpy", "matplotlib"} if mine else set())
 
 
@@ -202,7 +202,7 @@ def test_by_itself_or_not_the_hashes_are_those_that_all_share() -> None:
         foundation=(),
         application=(Pin(name="server", version="1", extras=("fast",), hashes=shared.hashes, via=("-r a.in",)),),
     )
-    part = subset.part_of(answer_with_a, mine, of=whole, alone=lambda: alone)
+    part = subset.part_of(answer_with_a, mine, of=whole, alone=lambda: alone.pins)
     assert part.pins["server"] == Pin(name="server", version="1", hashes=shared.hashes, via=("-r a.in",))
     assert not subset.part_of(answer, mine, of=whole, alone=pytest.fail).pins
 
