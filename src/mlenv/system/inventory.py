@@ -16,6 +16,8 @@ from mlenv.values import dataclass
 _CONFIG = "pyvenv.cfg"
 _INTERPRETER = re.compile(r"python(w|[\d.]+)?(\.exe)?")
 _NOT_PROGRAMS = "bin/"
+TRIAL = ".starts"
+"""The command that ``flip`` tries a new environment with, which is gone again before anybody uses it."""
 _UNPACKING_SECONDS = 60.0
 _WRITTEN_LAST = ("mlenv.json",)  # generation.MARKER
 _ZIP_EPOCH = 315532800  # 1980, which no clamping to SOURCE_DATE_EPOCH moves
@@ -124,13 +126,10 @@ def _commands(root: Path) -> dict[str, Path]:
     """What is where the environment's commands are: ``bin/name`` → its path, sorted."""
     folder = root / ("Scripts" if (root / "Scripts").is_dir() else "bin")
     try:
-        return {f"{folder.name}/{entry.name}": Path(entry.path) for entry in sorted(os.scandir(folder), key=_name)}
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.name != TRIAL)
     except OSError:
         return {}
-
-
-def _name(entry: os.DirEntry[str]) -> str:
-    return entry.name
+    return {f"{folder.name}/{name}": folder / name for name in names}
 
 
 def _stamp(path: Path) -> list[object]:
