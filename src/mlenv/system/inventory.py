@@ -19,7 +19,7 @@ _NOT_PROGRAMS = "bin/"
 TRIAL = ".starts"
 """The command that ``flip`` tries a new environment with, which is gone again before anybody uses it."""
 _UNPACKING_SECONDS = 60.0
-_WRITTEN_LAST = ("mlenv.json",)  # generation.MARKER
+_WRITTEN_LAST = ("mlenv.json", "mlenv-adding.json")  # generation.MARKER, layer.ADDING
 _ZIP_EPOCH = 315532800  # 1980, which no clamping to SOURCE_DATE_EPOCH moves
 _HEADER = re.compile(r"^(Name|Version|Requires-Dist|Provides-Extra): (.*)$", re.MULTILINE)
 
