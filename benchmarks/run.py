@@ -1,6 +1,6 @@
 """mlenv against raw uv and pip-compile, both sides in the same run: medians and ratios.
 
-Usage: python benchmarks/run.py [--runs N] [--only WORD]
+Usage: python benchmarks/run.py [--runs N] [--only WORD]    for example `--only workspace`
 The network is used, and the CUDA stack must be in uv's cache: run `mlenv sync --cuda13` first.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -32,10 +33,12 @@ MLENV = [sys.executable, "-m", "mlenv"]
 RESOLVE = [UV, "pip", "compile", "-q", "--generate-hashes", "--no-header", "--python-version", "3.11"]
 NEED_TORCH = ("accelerate", "bitsandbytes", "peft", "trl")
 DIRECT = 400
+MEMBERS = 50
 # The last pip-tools that downloads nothing for a lock that is there (FACTS, pip-tools 5), and what it runs with.
 PIP_TOOLS = ("pip-tools==7.6.0", "click<8.3", "pip<26")
 
 Call = Callable[[], None]
+Maker = Callable[[Path, Path], Iterator["Pair | Sizes"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,15 @@ class Pair:
     ours: Call
     theirs: Call | None = None
     most: int = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Two figures that no clock measures, in bytes."""
+
+    title: str
+    ours: int
+    theirs: int
 
 
 def main() -> None:
@@ -59,10 +71,19 @@ def main() -> None:
         project = folder / "project"
         ignore = shutil.ignore_patterns(".git", ".mlenv", ".venv", ".*_cache")
         shutil.copytree(ROOT, project, ignore=ignore, symlinks=True)
-        for make in (_locking, _checking, lambda *_: _many(folder, index), _building):
-            for pair in make(project, folder):
-                if asked.only in pair.title:
-                    _compare(pair, runs=asked.runs)
+        makers: dict[str, Maker] = {
+            "lock": _locking,
+            "check": _checking,
+            "many": lambda *_: _many(folder, index),
+            "workspace": _workspace,
+            "build": _building,
+        }
+        for kind, make in makers.items():
+            if asked.only in makers and asked.only != kind:
+                continue
+            for found in make(project, folder):
+                if asked.only == kind or asked.only in found.title:
+                    _show_sizes(found) if isinstance(found, Sizes) else _compare(found, runs=asked.runs)
 
 
 def _locking(project: Path, folder: Path) -> Iterator[Pair]:
@@ -113,6 +134,58 @@ def _many(folder: Path, index: LoopbackIndex) -> Iterator[Pair]:
     yield Pair(
         title=f"lock --check, {DIRECT} direct requirements, a comment edited", ours=_mlenv(project, "lock", "--check")
     )
+
+
+def _workspace(project: Path, folder: Path) -> Iterator[Pair | Sizes]:
+    """50 members with 400 distinct real requirements, each of them in two members; and three real environments."""
+    lines = (ROOT / "benchmarks/workspace.txt").read_text().splitlines()
+    names = [line for line in lines if not line.startswith("#")]
+    root = _workspace_of(project, folder / "workspace", names)
+    everything = folder / "union.in"
+    everything.write_text("\n".join([*names, (project / "constraints/cu130.txt").read_text()]))
+    resolve = [*RESOLVE, str(everything), "-o", str(folder / "union.txt")]
+    _run(resolve, root)
+    _run([*MLENV, "lock"], root)
+    about = f"workspace, {MEMBERS} members, {len(names)} requirements"
+    lock, check = _mlenv(root, "lock"), _mlenv(root, "lock", "--check")
+    yield Pair(title=f"{about}: lock --check", ours=check)
+    yield Pair(title=f"{about}: lock / uv pip compile", ours=lock, theirs=_call(resolve, root))
+    example = folder / "example"
+    shutil.copytree(ROOT / "examples/workspace", example, ignore=shutil.ignore_patterns(".mlenv", ".venv"))
+    members = ["apps/trainer", "apps/retrieval", "notebooks"]
+    for member in members:
+        _run([*MLENV, "sync", "--cuda13", "--verify", "metadata"], example / member)
+    one, all_of_them = _on_disk([example / members[0]]), _on_disk([example / member for member in members])
+    yield Sizes(title="workspace, three environments on the disk / one", ours=all_of_them, theirs=one)
+
+
+def _workspace_of(project: Path, root: Path, names: list[str]) -> Path:
+    """Members with sixteen requirements each, the overlays and indexes of this repository."""
+    mixed = random.Random(1).sample(names, len(names))
+    each = len(mixed) // MEMBERS
+    for number in range(MEMBERS):
+        member = root / f"apps/member-{number}"
+        member.mkdir(parents=True)
+        first = number * each
+        own = (mixed[(first + more) % len(mixed)] for more in range(2 * each))
+        (member / "requirements.in").write_text("".join(f"{name}\n" for name in sorted(own)))
+    settings = '[tool.mlenv]\npython = "3.11"\n\n[tool.mlenv.workspace]\nmembers = ["apps/*"]\n'
+    (root / "pyproject.toml").write_text(settings)
+    shutil.copytree(project / "constraints", root / "constraints", ignore=shutil.ignore_patterns("*.toml"))
+    shutil.copy(project / "uv.toml", root)
+    return root
+
+
+def _on_disk(folders: list[Path]) -> int:
+    """The bytes of everything in folders, what is linked several times counted once."""
+    found = (path.lstat() for folder in folders for path in folder.rglob("*"))
+    return sum({status.st_ino: status.st_blocks * 512 for status in found}.values())
+
+
+def _show_sizes(sizes: Sizes) -> None:
+    told = f"{sizes.ours / 1e9:8.2f} GB{sizes.theirs / 1e9:8.2f} GB  ratio {sizes.ours / sizes.theirs:7.3f}"
+    sys.stdout.write(f"{sizes.title:<64}{told}\n")
+    sys.stdout.flush()
 
 
 def _building(project: Path, folder: Path) -> Iterator[Pair]:
