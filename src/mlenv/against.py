@@ -11,15 +11,17 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from mlenv import plan, platforms
+from mlenv import local_projects, plan, platforms
 from mlenv.errors import EnvironmentBuildError, ProjectError
 from mlenv.foundation import ROOT_NAMES
+from mlenv.local_projects import LocalProject
 from mlenv.machine import Machine
 from mlenv.plan import Plan, Planned
 from mlenv.system import cache, generation
@@ -36,6 +38,7 @@ _FOLDER = "build-against-foundation"
 # Tools that a setup.py imports without declaring them, each a package of that name.
 _TOOLS = frozenset({"cmake", "ninja", "numpy", "packaging", "psutil", "pybind11", "setuptools", "wheel"})
 _LAST_LINES = 15
+_EDITABLE = "; it is editable: what is compiled lies in its folder, and every environment imports what was built last"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +114,31 @@ def install(uv: Uv, job: Job, chosen: Plan, place: Place, *, progress: Callable[
     generation.require_private(place.generation, env=uv.env)
     uv_module.install_wheel(uv, wheel=wheel.path, sha256=wheel.sha256, python=place.interpreter, config=place.config)
     return wheel
+
+
+def install_local(uv: Uv, local: LocalProject, chosen: Plan, place: Place, *, progress: Callable[[str], None]) -> None:
+    """Build and install a local project; nothing that was compiled for another foundation gets in.
+
+    Its folder may hold such objects (setuptools keeps them in ``build/``), so it is built from a copy. An editable one
+    is built where it is, as that was asked for. Raises EnvironmentBuildError, OSError.
+    """
+    name = local.name or local.relative
+    progress(f"building {name} against {_foundation(chosen)}{_EDITABLE if local.editable else ''}")
+    source = place.folder / name
+    place.folder.mkdir(exist_ok=True)
+    if not local.editable:
+        local_projects.copy_to(local.path, source)
+    built = local if local.editable else replace(local, path=source)
+    uv_module.install_local_against(
+        uv,
+        requirement=built.line_for_uv(),
+        name=name,
+        python=place.interpreter,
+        config=place.config,
+        path=place.path,
+        folder=place.folder,
+    )
+    uv_module.remove_tree(place.folder)
 
 
 def require_tools(release: str, source: Path, chosen: Plan, place: Place) -> None:
@@ -260,7 +288,8 @@ def _require_same(job: Job, wheel: Path) -> None:
 def _foundation(chosen: Plan) -> str:
     roots = [package for package in chosen.layer(plan.FOUNDATION) if package.name in ROOT_NAMES]
     torch = [package for package in roots if package.name == "torch"]
-    return ", ".join(f"{package.name} {package.version}" for package in torch or roots) + f" ({chosen.backend})"
+    told = ", ".join(f"{package.name} {package.version}" for package in torch or roots)
+    return f"{told or 'the foundation'} ({chosen.backend})"
 
 
 def _text(path: Path) -> str | None:

@@ -236,7 +236,7 @@ def _install_all(
     if first.name != generation.PLAN:
         first.unlink()
     if project.requirements.local_projects:
-        _install_local(project, uv, chosen, place, names=names)
+        _install_local(project, uv, chosen, place, names=names, progress=progress)
         clock.phase("install")
     return {name: {"wheel": wheel.path.name, "sha256": wheel.sha256} for name, wheel in built.items()}
 
@@ -246,20 +246,18 @@ def installing(chosen: Plan) -> str:
     return f"installing {len(chosen.packages)} packages ({disks.shown(sum(p.size for p in chosen.packages))})"
 
 
-def _install_local(project: Project, uv: Uv, chosen: Plan, place: against.Place, *, names: Collection[str]) -> None:
+def _install_local(
+    project: Project, uv: Uv, chosen: Plan, place: against.Place, *, names: Collection[str], progress: Progress
+) -> None:
     local = project.requirements.local_projects
     named = [one for one in local if one.name in names]
     for one in named:
         against.require_tools(one.written, one.path, chosen, place)
     generation.require_private(place.generation, env=uv.env)
-    uv_module.install_local(
-        uv,
-        requirements=[one.line_for_uv() for one in local],
-        python=place.interpreter,
-        config=place.config,
-        against=[one.name for one in named if one.name],
-        path=place.path,
-    )
+    if others := [one.line_for_uv() for one in local if one not in named]:
+        uv_module.install_local(uv, requirements=others, python=place.interpreter, config=place.config)
+    for one in named:
+        against.install_local(uv, one, chosen, place, progress=progress)
 
 
 def _write_plan(project: Project, chosen: Plan, path: Path, *, below: Plan | None) -> None:

@@ -24,7 +24,7 @@ REBUILD = "run `mlenv sync --rebuild`"
 _TORCH_VERSION = re.compile(r"""^__version__\s*=\s*['"](?P<version>[^'"]+)['"]""", re.MULTILINE)
 _TORCH_CUDA = re.compile(r"""^cuda(?:\s*:[^=]+)?\s*=\s*(?:['"](?P<cuda>[^'"]+)['"]|None)""", re.MULTILINE)
 _SHOWN = 3
-_CODE = re.compile(r"\.(py|pth|so|pyd|dll|dylib)$")
+_CODE = re.compile(r"\.(py|pth|so|pyd|dll|dylib)$|^(?!.*__pycache__/).*\.pyc$")
 _OF_UV = ("_virtualenv.py", "_virtualenv.pth")  # `uv venv` writes them
 _BITSANDBYTES = re.compile(r"libbitsandbytes_cuda(\d+)(\d)\.(so|dll)$")
 

@@ -62,9 +62,9 @@ def altered(project: Project, found: Generation, machine: Machine) -> tuple[str,
 def intact(project: Project, found: Generation, machine: Machine, *, deep: bool = False) -> tuple[Finding, ...]:
     """The metadata gate on a finished generation; empty where it is whole.
 
-    What was written since is hashed too; with ``deep`` every file is.
+    What was written since is hashed too; with ``deep`` every file is, and what Python compiled is compiled again.
     """
-    return inspect(
+    findings = inspect(
         project,
         found.path,
         backend=found.backend,
@@ -72,6 +72,25 @@ def intact(project: Project, found: Generation, machine: Machine, *, deep: bool 
         machine=machine,
         differing=inventory.damaged if deep else partial(inventory.edited, since=found.created),
     )
+    return (*findings, *_miscompiled(found.path)) if deep and not changed_since(found) else findings
+
+
+def _miscompiled(environment: Path) -> tuple[Finding, ...]:
+    """The .pyc files that are not what their source compiles to, asked of the environment's own Python."""
+    root = environment.resolve()
+    done = _child(root, "compiled_child.py", inventory.site_packages(root), env=os.environ)
+    if done.code != 0:
+        return (Finding(kind="import-failed", message=f"its Python does not start: {done.err.strip()[-500:]}"),)
+    told = "is not what its source compiles to"
+    return tuple(Finding(kind="file-changed", message=f"{line} {told}", path=line) for line in done.out.splitlines())
+
+
+def _child(root: Path, script: str, *args: str | Path, env: Mapping[str, str]) -> process.Completed:
+    """Run one of mlenv's own scripts with the environment's Python."""
+    from importlib import resources
+
+    with resources.as_file(resources.files("mlenv.data").joinpath(script)) as path:
+        return process.run([generation.python_of(root), "-I", "-B", "-W", "ignore", path, *args], env=env)
 
 
 def changed_since(found: Generation) -> tuple[str, ...]:
@@ -100,12 +119,8 @@ def import_names(project: Project, environment: Path, backend: str) -> tuple[str
 
 def import_gate(environment: Path, *, roots: Sequence[str], gpu: bool, env: Mapping[str, str]) -> tuple[Finding, ...]:
     """Import the roots in the environment's own Python, and compute on each GPU where ``gpu`` says so."""
-    from importlib import resources
-
-    with resources.as_file(resources.files("mlenv.data").joinpath("gate_child.py")) as script:
-        python = generation.python_of(environment.resolve())
-        argv: list[str | Path] = [python, "-I", "-B", str(script), ",".join(roots), "gpu" if gpu else "-"]
-        done = process.run(argv, env={**env, **_gpu_variables()})
+    asked = (",".join(roots), "gpu" if gpu else "-")
+    done = _child(environment.resolve(), "gate_child.py", *asked, env={**env, **_gpu_variables()})
     last = done.out.strip().splitlines()[-1:] or [""]
     try:
         document = json.loads(last[0])

@@ -251,8 +251,38 @@ def _text_or_none(path: Path) -> str | None:
         return None
 
 
+def copy_to(folder: Path, to: Path) -> None:
+    """Copy every file that may be part of the project; a link leads where it led, and so ``.git`` is there, too.
+
+    Raises OSError.
+    """
+    import shutil
+
+    for base, folders, files in _own(folder):
+        target = to / os.path.relpath(base, folder)
+        target.mkdir(parents=True, exist_ok=True)
+        for source in (Path(base, name) for name in (*folders, *files)):
+            if source.is_symlink():
+                (target / source.name).symlink_to(source.resolve())
+            elif source.is_file():
+                shutil.copy2(source, target)
+    if (folder / ".git").is_dir():
+        (to / ".git").symlink_to((folder / ".git").resolve())
+
+
 def _stamps(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Path, size and time of every file that may be part of the project; what builds leave behind is not."""
+    """Path, size and time of every file that may be part of the project."""
+    for base, _, files in _own(folder):
+        for name in sorted(files):
+            try:
+                status = os.lstat(os.path.join(base, name))  # noqa: PTH118 - many files
+            except OSError:
+                continue
+            yield os.path.relpath(os.path.join(base, name), folder), status.st_size, status.st_mtime_ns  # noqa: PTH118
+
+
+def _own(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """``os.walk`` of what may be part of the project; what builds leave behind is not."""
     for base, folders, files in os.walk(folder):
         folders[:] = sorted(
             name
@@ -261,12 +291,7 @@ def _stamps(folder: Path) -> Iterator[tuple[str, int, int]]:
             and not name.endswith((".egg-info", "__pycache__"))
             and (Path(base) != folder or name not in ("build", "dist"))
         )
-        for name in sorted(files):
-            try:
-                status = os.lstat(os.path.join(base, name))  # noqa: PTH118 - many files
-            except OSError:
-                continue
-            yield os.path.relpath(os.path.join(base, name), folder), status.st_size, status.st_mtime_ns  # noqa: PTH118
+        yield base, folders, files
 
 
 # What build backends ask for once they run.

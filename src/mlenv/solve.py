@@ -146,7 +146,8 @@ def resolve_backend(project: Project, uv: Uv, overlay: Overlay, question: Questi
             if following is not None and host is not None and not _answers(host, question, uv):
                 raise UnreachableError(f"{host} can't be reached")
             ask = _resolve_impatiently if following is not None and source.named else _resolve_from
-            answer = replace(ask(project, uv, overlay, question, source), notes=tuple(notes))
+            spare = _root_names(project, overlay, question) if following is not None else frozenset[str]()
+            answer = replace(ask(project, uv, overlay, question, source, spare=spare), notes=tuple(notes))
             _require_pinned_roots(project, overlay, question, answer, platform=platform)
             return answer
         except (PackageIndexError, ResolutionError) as error:
@@ -219,15 +220,17 @@ def _answers(host: str, question: Question, uv: Uv) -> bool:
     return host not in question.unreachable and (uv.offline or reach.has_address(host, env=uv.env))
 
 
-def _resolve_impatiently(project: Project, uv: Uv, overlay: Overlay, question: Question, source: Source) -> Resolved:
+def _resolve_impatiently(
+    project: Project, uv: Uv, overlay: Overlay, question: Question, source: Source, *, spare: Collection[str]
+) -> Resolved:
     """From a named index that another source can stand in for: little patience with it, uv's own with all others."""
     hurried = replace(uv, env={"UV_HTTP_RETRIES": "0", "UV_HTTP_CONNECT_TIMEOUT": "2", **uv.env})
     try:
-        return _resolve_from(project, hurried, overlay, question, source)
+        return _resolve_from(project, hurried, overlay, question, source, spare=spare)
     except PackageIndexError as error:
         if _source_failed(error, overlay, _url(project, source)):
             raise
-    return _resolve_from(project, uv, overlay, question, source)
+    return _resolve_from(project, uv, overlay, question, source, spare=spare)
 
 
 def _url(project: Project, source: Source) -> str | None:
@@ -262,7 +265,7 @@ def _serves_foundation(asked: str, overlay: Overlay, url: str | None) -> bool:
 
 
 def _fallback_note(overlay: Overlay, source: Source, following: Source, error: MlenvError) -> str:
-    reason = error.message.splitlines()[0]
+    reason = error.message.splitlines()[0].removeprefix(f"{overlay.backend}: ")
     if not following.equal:
         found = "resolved with the default index's metadata of the same release"
     else:
@@ -290,10 +293,17 @@ def _with_source_hint(error: MlenvError, overlay: Overlay, source: Source) -> Ml
     return PackageIndexError(f"the foundation of {overlay.backend} can't be had: {error.message}", hint=hint)
 
 
-def _resolve_from(project: Project, uv: Uv, overlay: Overlay, question: Question, source: Source) -> Resolved:
-    task, pins = _compiled(project, uv, overlay, question, source)
+def _root_names(project: Project, overlay: Overlay, question: Question) -> frozenset[str]:
     asked = overlay.roots(project.settings.foundation.roots) if question.roots is None else question.roots
-    roots = {canonicalize_name(root.name) for root in asked}
+    return frozenset(canonicalize_name(root.name) for root in asked)
+
+
+def _resolve_from(
+    project: Project, uv: Uv, overlay: Overlay, question: Question, source: Source, *, spare: Collection[str]
+) -> Resolved:
+    """From one source; ``spare`` are names that another source serves where this one lacks them."""
+    task, pins = _compiled(project, uv, overlay, question, source, spare=spare)
+    roots = _root_names(project, overlay, question)
     return _resolved(project, uv, overlay, source, task, pins, roots=roots, with_files=question.with_files)
 
 
@@ -352,7 +362,7 @@ def _alone(project: Project, uv: Uv, asked: Mapping[str, str], *, python: str, p
 
 
 def _compiled(
-    project: Project, uv: Uv, overlay: Overlay, question: Question, source: Source
+    project: Project, uv: Uv, overlay: Overlay, question: Question, source: Source, *, spare: Collection[str] = ()
 ) -> tuple[Compilation, tuple[Pin, ...]]:
     """What uv was asked in the end, and its answer: every name that it met is bound to its own index."""
     own_roots = project.settings.foundation.roots if overlay.constraints else ()
@@ -366,10 +376,14 @@ def _compiled(
         return None if name in lacking else _binding(project, source, name)
 
     bindings = {name: index for name in known if (index := binding(name)) is not None}
+
+    def elsewhere(name: str) -> bool:
+        return name in spare or (name not in bindings and binding(name) is not None)
+
     for _ in range(_ROUNDS):
         task = _compilation(project, overlay, question, source, bindings)
         try:
-            pins = _own_annotations_removed(lockfile.parse_pins(uv_module.compile_(uv, task)))
+            pins = _own_annotations_removed(lockfile.parse_pins(uv_module.compile_(uv, task, expected=elsewhere)))
         except (ResolutionError, PackageIndexError) as error:
             more = _unbound(error, binding, bindings)
             if more:

@@ -178,3 +178,29 @@ def test_a_local_project_may_be_built_against_it_too(world: World, tmp_path: Pat
     world.sync("--cuda13")
     assert says(world) == "2.14.1+cu130"
     assert seen(marker) == ["2.14.1+cpu", "2.14.1+cu130"]
+
+
+# As setuptools does: what was compiled is kept in build/, and taken from there the next time.
+COMPILED_ONCE = """
+    if not os.path.exists("build/flashy.o"):
+        os.makedirs("build")
+        open("build/flashy.o", "w").write(torch.__version__)
+    torch.__version__ = open("build/flashy.o").read()
+"""
+
+
+def test_what_was_compiled_for_another_foundation_is_not_taken(world: World, tmp_path: Path) -> None:
+    folder = world.root / "kernels"
+    (folder / "build").mkdir(parents=True)
+    (folder / "build/flashy.o").write_text("2.14.1+by-hand")
+    (folder / "build_backend.py").write_text(BACKEND.format(marker=str(tmp_path / "ran"), extra=COMPILED_ONCE.strip()))
+    system = '[build-system]\nrequires = ["torch"]\nbuild-backend = "build_backend"\nbackend-path = ["."]\n'
+    (folder / "pyproject.toml").write_text(system + '[project]\nname = "flashy"\nversion = "2.0"\n')
+    world.require("demo-app", "./kernels")
+    for words, torch in (("--cpu", "2.14.1+cpu"), ("--cuda13", "2.14.1+cu130")):
+        world.sync(words)
+        assert says(world) == torch
+        assert not (world.generation / "build-against-foundation").exists()
+    assert (folder / "build/flashy.o").read_text() == "2.14.1+by-hand"
+    world.require("demo-app", "-e ./kernels")
+    assert "it is editable: what is compiled lies in its folder" in world.sync("--cpu")

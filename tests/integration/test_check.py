@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import py_compile
 import re
 import shlex
 import shutil
@@ -149,6 +150,24 @@ def test_an_edit_that_left_no_trace_is_found_by_the_deep_check(world: World) -> 
     (finding,) = world.json("check", "--deep", code=1)["findings"]
     assert (finding["kind"], finding["package"]) == ("file-changed", "sympy")
     assert finding["message"] == "sympy/__init__.py is not as its package brought it"
+
+
+def test_a_forged_compiled_file_is_found_by_the_deep_check(world: World, tmp_path: Path) -> None:
+    assert (
+        world.run("run", "--", "python", "-c", "import sympy, demo_app", env={"PYTHONDONTWRITEBYTECODE": None}).code
+        == 0
+    )
+    [compiled] = (world.site / "sympy" / "__pycache__").glob("__init__.*.pyc")
+    assert world.run("check", "--deep").code == 0
+    (tmp_path / "forged.py").write_text("print('forged')")
+    forged = py_compile.compile(str(tmp_path / "forged.py"), doraise=True)
+    assert forged is not None
+    compiled.write_bytes(compiled.read_bytes()[:16] + Path(forged).read_bytes()[16:])
+    (finding,) = world.json("check", "--deep", code=1)["findings"]
+    told = f"sympy/__pycache__/{compiled.name} is not what its source compiles to"
+    assert (finding["kind"], finding["message"]) == ("file-changed", told)
+    assert world.run("check", "--repair").code == 0
+    assert world.run("check", "--deep").code == 0
 
 
 def test_a_whole_environment_needs_no_repair(world: World) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mlenv.system import layer
 from support.index import LoopbackIndex
 from support.interpreter import Finished, ProjectFactory, RunProgram
 from support.wheels import Build, Package
@@ -211,7 +212,21 @@ def test_a_stale_lock_and_another_foundation_are_refused(world: World, tmp_path:
     assert "--only foundation --backend cpu --rebuild" in refused.err
 
 
-def test_what_a_kill_left_of_the_first_step_is_removed_and_of_the_second_is_refused(
+def test_what_a_kill_left_of_the_second_step_is_taken_away_by_the_next(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "venv"
+    foundation(world, path, backend="cpu")
+    before = files(path)
+    layer.begin_adding(path)
+    (site_of(path) / "demo_app-1.0.dist-info").mkdir()
+    (site_of(path) / "demo_app-1.0.dist-info/METADATA").touch()
+    told = application(world, path).err
+    assert "took away what an interrupted second step had added" in told
+    assert {name: stamp for name, stamp in files(path).items() if name in before} == before
+    assert not (path / "mlenv-adding.json").exists()
+    assert world.run("check", "--env", str(path)).code == 0
+
+
+def test_what_a_kill_left_of_the_first_step_is_removed_and_what_was_added_by_hand_is_refused(
     world: World, tmp_path: Path
 ) -> None:
     path = tmp_path / "venv"

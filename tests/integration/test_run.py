@@ -107,6 +107,18 @@ def test_a_command_that_cannot_be_executed(world: World, tmp_path: Path) -> None
     assert (done.code, f"{script} can't be started: No such file" in done.err) == (126, True)
 
 
+def test_a_command_of_the_environment_that_is_no_program_any_more_is_no_other_one(world: World, tmp_path: Path) -> None:
+    (tmp_path / "demo").write_text("#!/bin/sh\necho another one\n")
+    (tmp_path / "demo").chmod(0o755)
+    own = world.generation / "bin/demo"
+    own.chmod(0o644)
+    done = world.run("run", "demo", env={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"})
+    checked = world.run("check")
+    own.chmod(0o755)
+    assert (done.code, done.out, f"{own} is no program" in done.err) == (126, "", True), done
+    assert (checked.code, ".venv: bin/demo can't be executed any more" in checked.out) == (1, True), checked
+
+
 def test_an_option_that_run_does_not_have_is_wrong_usage(world: World) -> None:
     done = world.run("run", "--bogus", "python")
     assert done.code == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlenv import against, plan
+from mlenv import against, local_projects, plan
 from mlenv.errors import EnvironmentBuildError
 from mlenv.machine import Gpu, Machine
 from mlenv.plan import Plan, Planned
@@ -152,3 +152,19 @@ def test_without_a_cache_the_wheel_is_the_one_just_built(tmp_path: Path, monkeyp
     built.write_bytes(b"first")
     assert cache.put_wheel("key", built).path == built
     assert cache.writable(cache.folder() / "sources", otherwise=tmp_path) == tmp_path
+
+
+def test_a_copy_to_build_from_holds_what_belongs_to_the_project(tmp_path: Path) -> None:
+    project, copy = tmp_path / "kernels", tmp_path / "copy"
+    for name in ("setup.py", "src/a.cpp", "src/build/b.cpp", "build/a.o", "dist/x.whl", "k.egg-info/PKG-INFO"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(name)
+    for name in (".git", ".venv", "__pycache__"):
+        (project / name).mkdir()
+        (project / name / "file").touch()
+    (tmp_path / "data").mkdir()
+    (project / "data").symlink_to("../data")
+    local_projects.copy_to(project, copy)
+    found = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file() and path.parts}
+    assert found - {".git/file"} == {"setup.py", "src/a.cpp", "src/build/b.cpp"}
+    assert ((copy / "data").resolve(), (copy / ".git").resolve()) == (tmp_path / "data", project / ".git")

@@ -178,6 +178,21 @@ def test_what_a_kill_between_exchange_and_tidying_left_is_put_in_its_place(state
     assert environment.readlink() == Path(".mlenv/gen/c")
 
 
+def test_what_a_kill_between_exchange_and_rename_left_gets_the_folder_of_its_name(state: Path) -> None:
+    environment = state.parent / ".venv"
+    old, new = make(state, "a", layout="directory"), make(state, "b", layout="directory")
+    history.note(state, environment, "b", was="a")
+    old.rename(environment)
+    links.exchange(new, environment)
+    (environment / "bin/.starts").touch()
+    assert generation.free_place(state, "a").name == "a-2"
+    assert flip.interrupted(state)
+    flip.tidy(state)
+    assert not flip.interrupted(state)
+    assert [(found.path.name, found.id) for found in generation.finished(state)] == [("a", "a")]
+    assert list((environment / "bin").iterdir()) == []
+
+
 def test_an_exchanged_link_is_swept(state: Path) -> None:
     environment = state.parent / ".venv"
     put(state, environment, make(state, "a"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -175,6 +176,55 @@ def test_an_older_marker_knows_nothing_of_pyvenv_cfg(tmp_path: Path) -> None:
     before = inventory.snapshot(environment(tmp_path))
     del before["pyvenv.cfg"]
     assert inventory.drifted(before, inventory.snapshot(tmp_path)) == ()
+
+
+def _command_environment(root: Path) -> Path:
+    """An environment with an interpreter, two ways to it, an activation script and a command."""
+    environment(root)
+    (root / "bin").mkdir()
+    (root / "bin/python").symlink_to(sys.executable)
+    (root / "bin/python3").symlink_to("python")
+    (root / "bin/activate").write_text("export VIRTUAL_ENV\n")
+    (root / "bin/tool").write_text("#!/bin/sh\n")
+    (root / "bin/tool").chmod(0o755)
+    return root
+
+
+def _another_python(root: Path) -> None:
+    (root / "bin/python").unlink()
+    (root / "bin/python").symlink_to("/bin/sh")
+
+
+def _an_interpreter_of_its_own(root: Path) -> None:
+    (root / "bin/python3").unlink()
+    (root / "bin/python3").write_text("#!/bin/false\n")
+    (root / "bin/python3").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda root: None, ()),
+        (_another_python, ("bin/python was changed",)),
+        (_an_interpreter_of_its_own, ("bin/python3 was changed",)),
+        (lambda root: (root / "bin/python3").unlink(), ("bin/python3 was deleted",)),
+        (lambda root: (root / "bin/activate").write_text("curl | sh\n"), ("bin/activate was changed",)),
+        (lambda root: (root / "bin/activate").touch(), ()),
+        (lambda root: (root / "bin/tool").chmod(0o644), ("bin/tool can't be executed any more",)),
+    ],
+)
+def test_what_makes_it_an_environment_is_compared(
+    tmp_path: Path, change: Callable[[Path], object], told: tuple[str, ...]
+) -> None:
+    before = inventory.snapshot(_command_environment(tmp_path))
+    change(tmp_path)
+    assert inventory.drifted(before, inventory.snapshot(tmp_path)) == told
+
+
+def test_an_older_marker_knows_nothing_of_interpreters(tmp_path: Path) -> None:
+    now = inventory.snapshot(_command_environment(tmp_path))
+    before = {name: seen for name, seen in now.items() if not name.startswith("bin/")}
+    assert inventory.drifted(before, now) == ()
 
 
 def _add(root: Path) -> None:

@@ -170,12 +170,14 @@ def test_local_projects_are_installed_without_their_dependencies(recorder: Recor
     ]
 
 
-def test_local_projects_are_built_against_what_is_installed(recorder: Recorder) -> None:
-    uv.install_local(
-        HOW, requirements=["./x"], python=PYTHON, config=Path("uv.toml"), against=["x"], path="/gen/bin:/bin"
+def test_a_local_project_is_built_anew_against_what_is_installed(recorder: Recorder, tmp_path: Path) -> None:
+    uv.install_local_against(
+        HOW, requirement="./x", name="x", python=PYTHON, config=Path("uv.toml"), path="/gen/bin:/bin", folder=tmp_path
     )
     assert recorder.calls[0][-4:] == words("./x --no-build-isolation-package x --quiet")
     assert recorder.envs[0]["PATH"] == "/gen/bin:/bin"
+    anew = Path(recorder.envs[0]["DIST_EXTRA_CONFIG"]).read_text()
+    assert anew == f"[build]\nbuild_base = {tmp_path}/build\nforce = 1\n"
 
 
 def test_a_source_is_fetched_without_a_build(recorder: Recorder, tmp_path: Path) -> None:

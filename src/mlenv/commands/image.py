@@ -272,6 +272,7 @@ def _as_it_is(work: _Work, wanted: Wanted, there: Generation) -> Outcome:
     differ = sorted(name for name in {*inputs, *there.inputs} if inputs.get(name) != there.inputs.get(name))
     changed = [f"it was built from another {', '.join(differ)}"] if differ else inspection.changed_since(there)
     if not changed:
+        layer.end_adding(request.path)  # it was killed right after it was finished
         return _nothing(request, "environment")
     raise EnvironmentBuildError(
         f"the environment that is there is complete, and not what was asked for: {'; '.join(changed[:3])}",
@@ -293,9 +294,11 @@ def _add_application(work: _Work, wanted: Wanted, below: Foundation) -> Outcome:
     request, path = work.request, work.request.path
     inputs = _foundation_inputs(work.project, request.backend, wanted.interpreter, platform=work.machine.platform)
     _require_inputs(request, below, inputs)
+    if layer.take_away_half(path):
+        work.progress("took away what an interrupted second step had added")
     _require_unchanged(request, below)
     chosen, notes = _plan(work, wanted)
-    before = layer.stamps(path)
+    before = layer.begin_adding(path)
     with build.undone_on_failure(path, undo=partial(layer.remove_added, path, before)):
         _install(work, wanted, chosen)
         if touched := _written_below(path, before, below):
@@ -305,6 +308,7 @@ def _add_application(work: _Work, wanted: Wanted, below: Foundation) -> Outcome:
                 path=request.environment.shown,
                 hint=f"build both layers anew: {request.again(rebuild=True)}",
             )
+    layer.end_adding(path)
     return _done(work, chosen, foundation=False, notes=notes)
 
 

@@ -31,7 +31,8 @@ def run(project: Project, environment: Environment, command: Sequence[str]) -> i
         "PATH": os.pathsep.join([str(generation.scripts_of(root)), environ.get("PATH", os.defpath)]),
     }
     program = shutil.which(command[0], path=env["PATH"])
-    if program is None:
+    own = generation.scripts_of(root) / command[0]
+    if program is None or (own.is_file() and not os.access(own, os.X_OK)):  # never another program of that name
         raise _no_program(command[0], environment, env["PATH"])
     found = generation.read(root)
     try:

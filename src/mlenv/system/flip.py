@@ -13,7 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from mlenv.errors import EnvironmentBuildError
-from mlenv.system import generation, history, process
+from mlenv.system import generation, history, inventory, process
 from mlenv.system.generation import Generation
 from mlenv.system.links import exchange, is_link, make_link, remove_link
 from mlenv.values import dataclass
@@ -97,13 +97,24 @@ def tidy(state: Path) -> None:
             _put_away(state, staged)
         for aside in filter(_is_own, _moved_aside(environments)):
             _put_away(state, aside)
+        for found in generation.misplaced(state):
+            _put_away(state, found.path)
+        for trial in _trials(environments):
+            trial.unlink()
 
 
 def interrupted(state: Path) -> bool:
     """Whether ``tidy`` has something to put away."""
     environments = history.environments(state)
     staged = any(os.path.lexists(path) for path in (state / _STAGED, *map(_beside, environments)))
-    return staged or any(map(_is_own, _moved_aside(environments)))
+    aside = any(map(_is_own, _moved_aside(environments)))
+    return staged or aside or bool(generation.misplaced(state)) or any(_trials(environments))
+
+
+def _trials(environments: Iterable[Path]) -> Iterator[Path]:
+    """The script that a new environment was just being tried with."""
+    trials = (generation.scripts_of(environment) / inventory.TRIAL for environment in environments)
+    return (path for path in trials if os.path.lexists(path))
 
 
 def _moved_aside(environments: Iterable[Path]) -> Iterator[Path]:
@@ -148,8 +159,9 @@ def _put_away(state: Path, old: Path) -> None:
         remove_link(old)
         return
     found = generation.read(old)
-    if found is not None and old != generation.folder(state) / found.id:
-        old.rename(generation.free_place(state, found.id))
+    if found is None or old == (home := generation.folder(state) / found.id):
+        return
+    old.rename(generation.free_place(state, found.id) if os.path.lexists(home) else home)
 
 
 def _link_target(environment: Path, target: Path) -> str:
@@ -182,7 +194,7 @@ def _is_own(environment: Path) -> bool:
 
 def _require_starting(environment: Path, *, env: Mapping[str, str], undo: Callable[[], object]) -> None:
     """Its commands were written at another path: one of them must start from this one, else the exchange is undone."""
-    script = generation.scripts_of(environment) / ".starts"
+    script = generation.scripts_of(environment) / inventory.TRIAL
     try:
         launcher = _launcher(environment)
         script.write_bytes(launcher + b"import sys; print(sys.prefix)\n")

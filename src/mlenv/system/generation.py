@@ -114,6 +114,15 @@ def known(state: Path, environment: Path) -> tuple[Generation, ...]:
     return _newest_first([*finished(state), apart])
 
 
+def misplaced(state: Path) -> tuple[Generation, ...]:
+    """The finished generations that lie under another's name, while the folder of their own is free.
+
+    A ``kill -9`` right after an environment and a new generation changed places leaves one.
+    """
+    there = finished(state)
+    return tuple(g for g in there if g.path.name != g.id and not os.path.lexists(folder(state) / g.id))
+
+
 def _newest_first(found: Iterable[Generation | None]) -> tuple[Generation, ...]:
     complete = [generation for generation in found if generation is not None]
     return tuple(sorted(complete, key=lambda g: (g.created, g.id), reverse=True))
@@ -152,7 +161,7 @@ def begin(state: Path, *, backend: str, key: str) -> Path:
 def free_place(state: Path, name: str) -> Path:
     """Where a generation can be called ``name``, or ``name-2`` and so on where that is taken."""
     used = {found.id for found in map(current, history.environments(state)) if found is not None}
-    taken = used | {path.name for path in folder(state).iterdir()}
+    taken = used | {path.name for path in folder(state).iterdir()} | {found.id for found in finished(state)}
     names = (name, *(f"{name}-{number}" for number in range(2, 10_000)))
     return folder(state) / next(free for free in names if free not in taken)
 

@@ -14,8 +14,12 @@ from mlenv.values import dataclass
 
 # Without it the environment's Python is the base interpreter (FACTS, reliability 4).
 _CONFIG = "pyvenv.cfg"
+_INTERPRETER = re.compile(r"python(w|[\d.]+)?(\.exe)?")
+_NOT_PROGRAMS = "bin/"
+TRIAL = ".starts"
+"""The command that ``flip`` tries a new environment with, which is gone again before anybody uses it."""
 _UNPACKING_SECONDS = 60.0
-_WRITTEN_LAST = ("mlenv.json",)  # generation.MARKER
+_WRITTEN_LAST = ("mlenv.json", "mlenv-adding.json")  # generation.MARKER, layer.ADDING
 _ZIP_EPOCH = 315532800  # 1980, which no clamping to SOURCE_DATE_EPOCH moves
 _HEADER = re.compile(r"^(Name|Version|Requires-Dist|Provides-Extra): (.*)$", re.MULTILINE)
 
@@ -89,10 +93,12 @@ def read(environment: Path) -> Inventory:
 def snapshot(environment: Path) -> dict[str, list[object]]:
     """What is cheap to compare: per package its RECORD's size and time, and the names in site-packages.
 
-    name → [version, bytes, mtime in ns]; the key ``""`` holds the sorted names, ``pyvenv.cfg`` that file's size and
-    time. Milliseconds for 80 packages.
+    name → [version, bytes, mtime in ns]; the key ``""`` holds the sorted names, ``bin/`` those of the commands that
+    can't be executed, and the path of each file that makes it an environment what that file is. Milliseconds for 80
+    packages.
     """
-    site = site_packages(environment.resolve())
+    root = environment.resolve()
+    site = site_packages(root)
     found: dict[str, list[object]] = {}
     entries = sorted(entry.name for entry in os.scandir(site) if entry.name != "__pycache__")
     for name in entries:
@@ -104,19 +110,26 @@ def snapshot(environment: Path) -> dict[str, list[object]]:
             found[_canonical(title)] = [version, status.st_size, status.st_mtime_ns]
         except OSError:
             found[_canonical(title)] = [version, -1, 0]
-    found[""] = [*entries, *_scripts(environment.resolve())]
-    found[_CONFIG] = _stamp(environment.resolve() / _CONFIG)
+    commands = _commands(root)
+    found[""] = [*entries, *(name for name, path in commands.items() if path.is_file())]
+    found[_NOT_PROGRAMS] = [name for name, path in commands.items() if path.is_file() and not os.access(path, os.X_OK)]
+    found[_CONFIG] = _stamp(root / _CONFIG)
+    for name, path in commands.items():
+        if _INTERPRETER.fullmatch(path.name):
+            found[name] = [str(path.readlink())] if path.is_symlink() else _stamp(path)
+        elif path.name.startswith("activate"):
+            found[name] = _content(path)
     return found
 
 
-def _scripts(root: Path) -> list[str]:
-    """The environment's commands, as ``bin/name``; a dangling link is none."""
+def _commands(root: Path) -> dict[str, Path]:
+    """What is where the environment's commands are: ``bin/name`` → its path, sorted."""
     folder = root / ("Scripts" if (root / "Scripts").is_dir() else "bin")
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.name != TRIAL)
     except OSError:
-        return []
-    return [f"{folder.name}/{name}" for name in names]
+        return {}
+    return {f"{folder.name}/{name}": folder / name for name in names}
 
 
 def _stamp(path: Path) -> list[object]:
@@ -126,6 +139,16 @@ def _stamp(path: Path) -> list[object]:
     except OSError:
         return []
     return [status.st_size, status.st_mtime_ns] if stat.S_ISREG(status.st_mode) else []
+
+
+def _content(path: Path) -> list[object]:
+    """A small file's checksum: its times don't outlive an image."""
+    import zlib
+
+    try:
+        return [zlib.crc32(path.read_bytes())]
+    except OSError:
+        return []
 
 
 def fix_times(environment: Path) -> None:
@@ -138,12 +161,12 @@ def fix_times(environment: Path) -> None:
 
 def drifted(before: Mapping[str, list[object]], now: Mapping[str, list[object]]) -> tuple[str, ...]:
     """What changed between two snapshots, one sentence each."""
-    told = []
-    if _CONFIG in before and before[_CONFIG] != now.get(_CONFIG):
-        told.append(f"{_CONFIG} was {'changed' if now.get(_CONFIG) else 'deleted'}")
-    for name in sorted({*before, *now} - {"", _CONFIG}):
+    own = [name for name in sorted(before) if "/" in name.strip("/") or name == _CONFIG]
+    changed = [name for name in own if before[name] != now.get(name)]
+    told = [f"{name} was {'changed' if now.get(name) else 'deleted'}" for name in changed]
+    for name in sorted({*before, *now} - {"", _CONFIG, _NOT_PROGRAMS}):
         then, here = before.get(name), now.get(name)
-        if then == here:
+        if then == here or "/" in name:
             continue
         if then is None:
             told.append(f"{name} {here[0] if here else ''} was installed")
@@ -153,9 +176,12 @@ def drifted(before: Mapping[str, list[object]], now: Mapping[str, list[object]])
             told.append(f"{name} {then[0]} was replaced by {here[0]}")
         else:
             told.append(f"{name} {then[0]} was installed again or damaged")
-    gone = {*map(str, before.get("", []))} - {*map(str, now.get("", []))}
+    gone = {*map(str, before.get("", []))} - {*map(str, now.get("", []))} - {*changed}
     told += [f"{_place(name)} was deleted" for name in sorted(gone) if not name.endswith(".dist-info")]
     new = {*map(str, now.get("", []))} - {*map(str, before.get("", []))}
+    if _NOT_PROGRAMS in before:
+        inert = {*map(str, now.get(_NOT_PROGRAMS, []))} - {*map(str, before[_NOT_PROGRAMS])} - new
+        told += [f"{name} can't be executed any more" for name in sorted(inert)]
     if not told:
         told += [f"{_place(name)} appeared" for name in sorted(new)]
     return tuple(told)

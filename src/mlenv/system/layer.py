@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mlenv.system.files import write_atomically
 from mlenv.values import dataclass
 
 MARKER = "mlenv-image.json"
+ADDING = "mlenv-adding.json"  # there while the second layer is being added: the files of the first
 Stamps = Mapping[str, tuple[int, int, int]]
 
 
@@ -88,7 +89,31 @@ def written(path: Path, before: Stamps) -> tuple[str, ...]:
     return tuple(sorted(name for name, stamp in before.items() if now.get(name) != stamp))
 
 
-def remove_added(path: Path, before: Stamps) -> None:
+def begin_adding(path: Path) -> Stamps:
+    """Note which files are there before the second layer is added, for ``take_away_half``; returns their stamps."""
+    before = stamps(path)
+    write_atomically(path / ADDING, json.dumps(sorted(before)) + "\n")
+    return before
+
+
+def end_adding(path: Path) -> None:
+    """The second layer is complete, or what it added was removed."""
+    if (path / ADDING).exists():  # where the image is read-only, not even a missing file can be removed
+        (path / ADDING).unlink()
+
+
+def take_away_half(path: Path) -> bool:
+    """Remove what a second step added that was killed; whether there was one."""
+    try:
+        before = json.loads((path / ADDING).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    remove_added(path, {*map(str, before), ADDING})
+    end_adding(path)  # last, so that a kill in between leaves the same again
+    return True
+
+
+def remove_added(path: Path, before: Container[str]) -> None:
     """Remove the files that were not there ``before``, and the folders that are empty without them."""
     for file in _files(path):
         if file.relative_to(path).as_posix() not in before:

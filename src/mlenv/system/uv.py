@@ -216,8 +216,11 @@ def dropped(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(sorted(n for n in environ if n.startswith(("UV_", "PIP_")) and n not in ours and n not in _HANDLED))
 
 
-def compile_(uv: Uv, task: Compilation) -> str:
-    """Resolve, and return the text of uv's output file. Raises what ``uv_messages.explain`` makes of a failure."""
+def compile_(uv: Uv, task: Compilation, *, expected: Callable[[str], bool] = lambda _: False) -> str:
+    """Resolve, and return the text of uv's output file. Raises what ``uv_messages.explain`` makes of a failure.
+
+    Where a name is missing of which that is ``expected``, the index is not asked what it really said.
+    """
     with _folder(task) as folder:
         output = folder / _OWN / ("pylock.toml" if task.output == "pylock.toml" else "output.txt")
         if task.seed:
@@ -233,7 +236,10 @@ def compile_(uv: Uv, task: Compilation) -> str:
         if done.code != 0:
             read = {UPGRADES: "\n".join(task.upgrade.packages), **task.files}
             error = explain(done.err, code=done.code, folder=str(folder), files=read)
-            raise _located(task, _second_opinion(replace(uv, env=env), task, folder, error) or error)
+            name = missing_name(error) if isinstance(error, ResolutionError) else None
+            sure = name is not None and expected(name)
+            told = None if sure else _second_opinion(replace(uv, env=env), task, folder, error)
+            raise _located(task, told or error)
         return output.read_text(encoding="utf-8")
 
 
@@ -517,20 +523,33 @@ def _unfinished(text: bytes) -> int:
     return next(n for n in range(len(_ERROR), -1, -1) if text.endswith(_ERROR[:n]))
 
 
-def install_local(
-    uv: Uv, *, requirements: Sequence[str], python: Path, config: Path, against: Sequence[str] = (), path: str = ""
-) -> None:
-    """Install local projects (``-e PATH`` or a path, extras allowed) without their dependencies.
+def install_local(uv: Uv, *, requirements: Sequence[str], python: Path, config: Path) -> None:
+    """Install local projects (``-e PATH`` or a path, extras allowed) without their dependencies."""
+    _install_local(uv, requirements, python=python, config=config, env=uv.env)
 
-    Those named in ``against`` are built with what the environment holds; ``path`` is the PATH of builds then.
+
+def install_local_against(
+    uv: Uv, *, requirement: str, name: str, python: Path, config: Path, path: str, folder: Path
+) -> None:
+    """Install one local project, built with what the environment holds; ``path`` is the PATH of its build.
+
+    setuptools and scikit-build-core compile in ``folder``, and everything anew: beside an editable project may lie what
+    was compiled for another foundation.
     """
+    anew = folder / "setuptools.cfg"
+    anew.write_text(f"[build]\nbuild_base = {folder / 'build'}\nforce = 1\n", encoding="utf-8")
+    private = {"DIST_EXTRA_CONFIG": str(anew), "SKBUILD_BUILD_DIR": str(folder / "build")}
+    alone = ["--no-build-isolation-package", name]
+    _install_local(uv, [requirement], alone, python=python, config=config, env={**uv.env, **private, "PATH": path})
+
+
+def _install_local(
+    uv: Uv, lines: Sequence[str], more: Sequence[str] = (), *, python: Path, config: Path, env: Mapping[str, str]
+) -> None:
     argv: list[str | Path] = [uv.binary, "pip", "install", "--no-deps", "--python", python, "--config-file", config]
-    argv += [
-        word for line in requirements for word in (("--editable", line[3:]) if line.startswith("-e ") else (line,))
-    ]
-    argv += [word for name in against for word in ("--no-build-isolation-package", name)]
-    env = {**uv.env, "PATH": path} if against else uv.env
-    done = _run([*argv, "--quiet", *(["--offline"] if uv.offline else [])], env=env, echo=_until_error(uv.echo))
+    argv += [word for line in lines for word in (("--editable", line[3:]) if line.startswith("-e ") else (line,))]
+    argv += [*more, "--quiet", *(["--offline"] if uv.offline else [])]
+    done = _run(argv, env=env, echo=_until_error(uv.echo))
     if done.code != 0:
         raise _failure(uv, done, at=python.parent)
 
