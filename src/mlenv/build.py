@@ -17,7 +17,7 @@ from mlenv import against, gate, inspection, plan, planning
 from mlenv import indexes as index_module
 from mlenv.bundle import BUILD
 from mlenv.clock import Clock
-from mlenv.errors import EnvironmentBuildError, MlenvError
+from mlenv.errors import EnvironmentBuildError, IntegrityError, MlenvError
 from mlenv.machine import Machine
 from mlenv.plan import Plan
 from mlenv.project import Project
@@ -118,6 +118,25 @@ def complete(
     finished = generation.finish(path, manifest)
     clock.phase("finish")
     return finished
+
+
+def healing(uv: Uv, once: Callable[[], Generation], *, progress: Progress) -> Generation:
+    """Build, and where the gate finds that uv's cache is damaged, drop that from it and build once more."""
+    try:
+        return once()
+    except IntegrityError as error:
+        if uv.offline or not error.packages:
+            raise
+        damaged = error.packages
+        progress(f"not as their wheels brought them: {error.message.partition(': ')[2].splitlines()[0]}")
+    progress(f"uv's cache is damaged; it will fetch again: {', '.join(damaged)}")
+    uv_module.clean_cache(uv, damaged)
+    try:
+        return once()
+    except IntegrityError as error:
+        if error.packages == damaged:
+            error.hint = f"it was fetched anew and is the same: the wheel itself is damaged ({', '.join(damaged)})"
+        raise
 
 
 def again(
