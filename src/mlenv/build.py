@@ -148,20 +148,28 @@ def again(
     refusal: Callable[[tuple[Finding, ...]], MlenvError],
     clock: Clock,
     progress: Progress,
+    instead: str,
     deep: bool = False,
 ) -> Generation:
     """A new generation like ``found``, from the plan it was built from; local projects are as they are now.
 
-    With ``deep`` its gate hashes every file. Raises what ``build`` does, EnvironmentBuildError where its plan is gone.
+    With ``deep`` its gate hashes every file; ``instead`` is the command that builds what is wanted now. Raises what
+    ``build`` does, EnvironmentBuildError where its plan or its Python is gone.
     """
     chosen = saved_plan(found)
     if chosen is None:
         raise EnvironmentBuildError(
-            f"can't be built again: {generation.PLAN} is gone", path=str(found.path), hint="run `mlenv sync`"
+            f"can't be built again: {generation.PLAN} is gone", path=str(found.path), hint=f"run {instead}"
+        )
+    interpreter = Path(str(found.manifest["python"]))
+    if not interpreter.is_file():
+        told = f"{found.id} can't be built again: its Python is gone ({interpreter})"
+        raise EnvironmentBuildError(
+            told, hint=f"{instead} builds one of what the lock says now, with a Python that is there"
         )
     wanted = Wanted(
         backend=found.backend,
-        interpreter=Path(str(found.manifest["python"])),
+        interpreter=interpreter,
         extras=found.extras,
         layout=found.layout,
         deep=deep,

@@ -132,7 +132,7 @@ def test_nothing_inside_an_environment_is_one(open_project: object, tmp_path: Pa
     (other / mark).touch()
     (found.root / ".venv").symlink_to("there")
     for inside in (other / "a" / "b", found.root / ".venv" / "a"):
-        with pytest.raises(UsageError, match="can't be an environment, as .* is one"):
+        with pytest.raises(UsageError, match=r"can't be an environment, as .* is one"):
             selection.environment_path(found, "cpu", asked=inside)
     assert selection.environment_path(found, "cpu", asked=tmp_path / "free") == tmp_path / "free"
 

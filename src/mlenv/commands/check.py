@@ -147,9 +147,16 @@ def _whole(
     def once() -> Generation:
         clean = partial(uv_module.cache_clean, uv)
         refusal = partial(gate.failure, rebuild=_rebuild(request, current), clean=clean, stands=True)
-        clock = Clock()
         return build.again(
-            project, uv, current, machine=machine, refusal=refusal, clock=clock, progress=progress, deep=True
+            project,
+            uv,
+            current,
+            machine=machine,
+            refusal=refusal,
+            clock=Clock(),
+            progress=progress,
+            instead=request.environment.sync(backend=current.backend, extras=current.extras),
+            deep=True,
         )
 
     return build.healing(uv, once, progress=progress)
