@@ -17,7 +17,7 @@ from mlenv import against, gate, inspection, plan, planning
 from mlenv import indexes as index_module
 from mlenv.bundle import BUILD
 from mlenv.clock import Clock
-from mlenv.errors import EnvironmentBuildError, MlenvError
+from mlenv.errors import EnvironmentBuildError, IntegrityError, MlenvError
 from mlenv.machine import Machine
 from mlenv.plan import Plan
 from mlenv.project import Project
@@ -120,6 +120,25 @@ def complete(
     return finished
 
 
+def healing(uv: Uv, once: Callable[[], Generation], *, progress: Progress) -> Generation:
+    """Build, and where the gate finds that uv's cache is damaged, drop that from it and build once more."""
+    try:
+        return once()
+    except IntegrityError as error:
+        if uv.offline or not error.packages:
+            raise
+        damaged = error.packages
+        progress(f"not as their wheels brought them: {error.message.partition(': ')[2].splitlines()[0]}")
+    progress(f"uv's cache is damaged; it will fetch again: {', '.join(damaged)}")
+    uv_module.clean_cache(uv, damaged)
+    try:
+        return once()
+    except IntegrityError as error:
+        if error.packages == damaged:
+            error.hint = f"it was fetched anew and is the same: the wheel itself is damaged ({', '.join(damaged)})"
+        raise
+
+
 def again(
     project: Project,
     uv: Uv,
@@ -129,20 +148,28 @@ def again(
     refusal: Callable[[tuple[Finding, ...]], MlenvError],
     clock: Clock,
     progress: Progress,
+    instead: str,
     deep: bool = False,
 ) -> Generation:
     """A new generation like ``found``, from the plan it was built from; local projects are as they are now.
 
-    With ``deep`` its gate hashes every file. Raises what ``build`` does, EnvironmentBuildError where its plan is gone.
+    With ``deep`` its gate hashes every file; ``instead`` is the command that builds what is wanted now. Raises what
+    ``build`` does, EnvironmentBuildError where its plan or its Python is gone.
     """
     chosen = saved_plan(found)
     if chosen is None:
         raise EnvironmentBuildError(
-            f"can't be built again: {generation.PLAN} is gone", path=str(found.path), hint="run `mlenv sync`"
+            f"can't be built again: {generation.PLAN} is gone", path=str(found.path), hint=f"run {instead}"
+        )
+    interpreter = Path(str(found.manifest["python"]))
+    if not interpreter.is_file():
+        told = f"{found.id} can't be built again: its Python is gone ({interpreter})"
+        raise EnvironmentBuildError(
+            told, hint=f"{instead} builds one of what the lock says now, with a Python that is there"
         )
     wanted = Wanted(
         backend=found.backend,
-        interpreter=Path(str(found.manifest["python"])),
+        interpreter=interpreter,
         extras=found.extras,
         layout=found.layout,
         deep=deep,

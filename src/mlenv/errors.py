@@ -128,8 +128,12 @@ class UnreachableError(PackageIndexError):
 
 
 class IntegrityError(MlenvError):
-    """Bytes that were downloaded or installed differ from their hash."""
+    """Bytes that were downloaded or installed differ from their hash.
 
+    ``packages`` are those of which uv's cache holds a damaged copy.
+    """
+
+    packages: tuple[str, ...] = ()
     code = ExitCode.INTEGRITY
     meaning = "integrity: downloaded or installed bytes differ from their hash"
 

@@ -25,6 +25,7 @@ _TORCH_VERSION = re.compile(r"""^__version__\s*=\s*['"](?P<version>[^'"]+)['"]""
 _TORCH_CUDA = re.compile(r"""^cuda(?:\s*:[^=]+)?\s*=\s*(?:['"](?P<cuda>[^'"]+)['"]|None)""", re.MULTILINE)
 _SHOWN = 3
 _CODE = re.compile(r"\.(py|pth|so|pyd|dll|dylib)$|^(?!.*__pycache__/).*\.pyc$")
+_DAMAGE = frozenset({"file-changed", "file-missing", "file-unowned", "package-unfinished"})
 _OF_UV = ("_virtualenv.py", "_virtualenv.pth")  # `uv venv` writes them
 _BITSANDBYTES = re.compile(r"libbitsandbytes_cuda(\d+)(\d)\.(so|dll)$")
 
@@ -75,9 +76,11 @@ def failure(
     told = "".join(f"\n  {finding}" for finding in findings[1:8])
     old = "; the old one still stands" if stands else ""
     message = f"the new environment did not pass the gate{old}: {findings[0].message}{told}"
-    damaged = {finding.package for finding in findings if finding.kind == "file-changed" and finding.package}
+    damaged = {finding.package for finding in findings if finding.kind in _DAMAGE and finding.package}
     if damaged:  # it was just installed, so it is the download in uv's cache that is damaged
-        return IntegrityError(message, hint=f"{clean(damaged)} drops the damaged download; then {rebuild}")
+        error = IntegrityError(message, hint=f"{clean(damaged)} drops the damaged download; then {rebuild}")
+        error.packages = tuple(sorted(damaged))
+        return error
     named = {finding.package for finding in findings if finding.package} or {"NAME"}
     again = f"if the same is found again, {clean(named)} drops what was downloaded"
     return FindingError(message, hint=f"{rebuild} builds it anew; {again}")
@@ -156,8 +159,17 @@ def _unowned(inventory: Inventory) -> Iterator[Finding]:
         inside = path.removeprefix(f"{inventory.site}/")
         if inside != path and _CODE.search(inside) and path not in owned and inside not in _OF_UV:
             stray.setdefault(inside.split("/")[0], []).append(path)
-    for paths in stray.values():
-        yield _finding("file-unowned", f"{_some(paths)} of no package", paths[0])
+    for top, paths in stray.items():
+        yield _finding("file-unowned", f"{_some(paths)} of no package", paths[0], package=_brought(top, inventory))
+
+
+def _brought(top: str, inventory: Inventory) -> str | None:
+    """Whose files lie in this folder of site-packages, or which package this module is called after."""
+    below, name = f"{inventory.site}/{top}/", canonicalize_name(top.split(".")[0])
+    for package in inventory.packages:
+        if package.name == name or any(row.path.startswith(below) for row in package.rows):
+            return package.name
+    return None
 
 
 def _families(inventory: Inventory) -> Iterator[Finding]:

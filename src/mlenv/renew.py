@@ -69,7 +69,8 @@ def _build_bundled(state: State, opened: unbundle.Opened, *, clock: Clock, progr
 
 def _build_planned(state: State, chosen: Plan, *, clock: Clock, progress: Progress) -> Generation:
     clock.phase("plan")
-    return build.build(
+    once = partial(
+        build.build,
         state.project,
         state.uv,
         state.wanted,
@@ -85,3 +86,4 @@ def _build_planned(state: State, chosen: Plan, *, clock: Clock, progress: Progre
         clock=clock,
         progress=progress,
     )
+    return build.healing(state.uv, once, progress=progress)

@@ -247,7 +247,7 @@ def environment_path(project: Project, backend: str | None, *, asked: Path | Non
     """Where the environment is: ``--env``, else the setting with {backend}, {host} and {user} put in.
 
     Where no backend is given and the setting wants one, it is the setting's, else the one this machine gets.
-    Raises UsageError for a folder that holds the project, or is mlenv's own.
+    Raises UsageError for a folder that holds the project, is mlenv's own or lies in another environment.
     """
     if asked is not None:
         return _not_the_project(project, Path(os.path.normpath(asked.absolute())), said_by="--env")
@@ -273,12 +273,21 @@ def _detected(project: Project) -> str:
 
 def _not_the_project(project: Project, path: Path, *, said_by: str) -> Path:
     """What stands at an environment's path is moved aside: that must never be the project itself."""
-    if project.root.is_relative_to(path) or path.is_relative_to(project.state):
-        raise UsageError(f"{said_by}: {path} can't be an environment", hint="name a folder of its own, such as .venv")
+    inside = next((folder for folder in path.parents if _is_environment(project, folder)), None)
+    if project.root.is_relative_to(path) or path.is_relative_to(project.state) or inside is not None:
+        told = f", as {inside} is one" if inside else ""
+        raise UsageError(
+            f"{said_by}: {path} can't be an environment{told}", hint="name a folder of its own, such as .venv"
+        )
     marks = _MARKS if path.is_relative_to(project.root) else _MARKS[:1]  # /usr has a bin/python, too
     if path.name != ".venv" and _is_something_else(path, marks):
         raise UsageError(f"{said_by}: {path} is there and is no environment", hint="name a path that is free")
     return path
+
+
+def _is_environment(project: Project, folder: Path) -> bool:
+    """Whether a folder, unless the project itself lies in it, is an environment: one inside would go with it."""
+    return not project.root.is_relative_to(folder) and any(os.path.lexists(folder / mark) for mark in _MARKS[:2])
 
 
 _MARKS = ("pyvenv.cfg", "conda-meta", "bin/python", "Scripts/python.exe")

@@ -116,12 +116,14 @@ def test_findings_are_listed_with_one_hint_for_all(world: World) -> None:
     assert done.out.count("hint: ") == 1
 
 
-def test_a_damage_that_reached_the_cache_is_found_again_and_told_how_to_heal(world: World, run_uv: RunProgram) -> None:
+def test_a_damage_that_reached_the_cache_is_found_again_and_healed_or_told_how_to_heal(
+    world: World, run_uv: RunProgram
+) -> None:
     """Installed files are hard links into uv's cache, which uv never looks at again (FACTS, reliability 3)."""
     (world.site / "sympy" / "__init__.py").write_text("")
     _edited(world.site / "demo_app" / "__init__.py", later=100)
     old = world.generation
-    done = world.run("sync", "--cpu", "--rebuild", env={"PATH": os.defpath})
+    done = world.run("sync", "--cpu", "--rebuild", "--offline", env={"PATH": os.defpath})
     assert done.code == 7, done
     told = "the new environment did not pass the gate; the old one still stands: sympy 1.14.0: sympy/__init__.py is"
     assert f"error: {told} changed\n" in done.err
@@ -129,11 +131,21 @@ def test_a_damage_that_reached_the_cache_is_found_again_and_told_how_to_heal(wor
     clean, sync = re.findall("`([^`]*)`", done.err.splitlines()[-1])
     assert sync == "mlenv sync --backend cpu --rebuild"
     assert world.generation == old
+    healed = world.sync("--rebuild")
+    assert "uv's cache is damaged; it will fetch again: demo-app, sympy" in healed
+    assert world.run("check", "--deep").code == 0
+    unpacked = world.root.parent / "uv-cache" / "archive-v0"
+    for removed in unpacked.glob("*/demo_app/__init__.py"):
+        removed.unlink()
+    for package in unpacked.glob("*/mpmath"):
+        (package / "foreign.py").touch()
+    healed = world.sync("--rebuild")
+    assert "uv's cache is damaged; it will fetch again: demo-app, mpmath" in healed
+    assert world.run("check", "--deep").code == 0
     binary, *words = shlex.split(clean)
     assert (Path(binary).is_absolute(), words) == (True, ["cache", "clean", "demo-app", "sympy"])
     assert run_uv(*words, cwd=world.root).code == 0
-    world.sync("--rebuild")
-    assert world.run("check").code == 0
+    assert "is damaged" not in world.sync("--rebuild")
 
 
 def _edited(path: Path, *, later: float) -> None:

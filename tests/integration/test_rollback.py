@@ -63,6 +63,14 @@ def test_there_and_back(world: World) -> None:
 def test_what_was_changed_since_is_built_anew(world: World) -> None:
     first = next(g for g in world.json("generations")["generations"] if not g["environments"])
     (Path(first["path"]) / "bin" / "demo").unlink()
+    marker = Path(first["path"]) / "mlenv.json"
+    kept = marker.read_text()
+    marker.write_text(json.dumps({**json.loads(kept), "python": "/opt/gone/python3"}))
+    gone = world.run("rollback")
+    assert (gone.code, demo(world)) == (8, "demo-app 2.0\n")
+    assert f"error: {first['id']} can't be built again: its Python is gone (/opt/gone/python3)\n" in gone.err
+    assert "hint: `mlenv sync --backend cpu` builds one of what the lock says now" in gone.err
+    marker.write_text(kept)
     done = world.run("rollback")
     assert (done.code, demo(world)) == (0, "demo-app 1.0\n")
     assert f"{first['id']} was changed since it was built, and is built anew:\n  bin/demo was deleted\n" in done.err

@@ -69,9 +69,18 @@ def test_bytes_that_differ_are_a_matter_of_integrity_and_the_hint_names_the_pack
     assert error.hint == "`clean a b` drops the damaged download; then `again`"
 
 
+@pytest.mark.parametrize("path", ["a/foreign.py", "a.py"])
+def test_a_file_of_no_package_lies_with_the_package_it_is_beside_or_called_after(path: str) -> None:
+    found = inventory(package("b"), package("a", "1.0", "a/x.py"))
+    found = replace(found, files={**found.files, f"{SITE}/{path}": 1})
+    (finding,) = gate.metadata(found, expectation())
+    assert (finding.kind, finding.package) == ("file-unowned", "a")
+    assert isinstance(refused(finding), IntegrityError)
+
+
 @pytest.mark.parametrize(("package", "named"), [("a", "a"), (None, "NAME")])
 def test_other_findings_are_findings(package: str | None, named: str) -> None:
-    error = refused(Finding(kind="file-missing", message="wrong", package=package))
+    error = refused(Finding(kind="package-replaced", message="wrong", package=package))
     assert isinstance(error, FindingError)
     assert error.message == "the new environment did not pass the gate: wrong"
     assert error.hint is not None

@@ -123,6 +123,20 @@ def test_the_project_itself_is_never_an_environment(open_project: object, asked:
         selection.environment_path(found, "cpu", asked=found.root / asked)
 
 
+@pytest.mark.parametrize("mark", ["pyvenv.cfg", "conda-meta"])
+def test_nothing_inside_an_environment_is_one(open_project: object, tmp_path: Path, mark: str) -> None:
+    found = opened(open_project)
+    (tmp_path / mark).touch()  # the project may lie in one
+    other = found.root / "there"
+    other.mkdir()
+    (other / mark).touch()
+    (found.root / ".venv").symlink_to("there")
+    for inside in (other / "a" / "b", found.root / ".venv" / "a"):
+        with pytest.raises(UsageError, match=r"can't be an environment, as .* is one"):
+            selection.environment_path(found, "cpu", asked=inside)
+    assert selection.environment_path(found, "cpu", asked=tmp_path / "free") == tmp_path / "free"
+
+
 @pytest.mark.parametrize("mark", ["pyvenv.cfg", "conda-meta/x", "bin/python", None])
 def test_what_looks_like_an_environment_may_be_moved_aside(open_project: object, tmp_path: Path, mark: str) -> None:
     found = opened(open_project, 'environment = ".venv-{backend}"')

@@ -9,7 +9,7 @@ from functools import partial
 
 from mlenv import build, gate, inspection, selection, standing
 from mlenv.clock import Clock
-from mlenv.errors import FindingError, IntegrityError, MlenvError, PackageIndexError, UsageError
+from mlenv.errors import FindingError, PackageIndexError, UsageError
 from mlenv.machine import Machine
 from mlenv.project import Project
 from mlenv.report import Finding, Outcome
@@ -143,24 +143,20 @@ def _whole(
     project: Project, uv: Uv, machine: Machine, request: Request, current: Generation, *, progress: Progress
 ) -> Generation:
     """A new generation like ``current`` in which every file is what its package brought."""
-    damaged: set[str] = set()
 
-    def refusal(findings: tuple[Finding, ...]) -> MlenvError:
-        damaged.update(f.package for f in findings if f.kind == "file-changed" and f.package)
+    def once() -> Generation:
         clean = partial(uv_module.cache_clean, uv)
-        return gate.failure(findings, rebuild=_rebuild(request, current), clean=clean, stands=True)
-
-    def again() -> Generation:
-        clock = Clock()
+        refusal = partial(gate.failure, rebuild=_rebuild(request, current), clean=clean, stands=True)
         return build.again(
-            project, uv, current, machine=machine, refusal=refusal, clock=clock, progress=progress, deep=True
+            project,
+            uv,
+            current,
+            machine=machine,
+            refusal=refusal,
+            clock=Clock(),
+            progress=progress,
+            instead=request.environment.sync(backend=current.backend, extras=current.extras),
+            deep=True,
         )
 
-    try:
-        return again()
-    except IntegrityError:
-        if uv.offline or not damaged:
-            raise
-    progress(f"uv's cache is damaged; it will fetch again: {', '.join(sorted(damaged))}")  # where it copies, not links
-    uv_module.clean_cache(uv, damaged)
-    return again()
+    return build.healing(uv, once, progress=progress)

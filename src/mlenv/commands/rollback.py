@@ -107,7 +107,16 @@ def _whole(
         clean=partial(uv_module.cache_clean, uv),
         stands=request.environment.path.exists(),
     )
-    return build.again(project, uv, found, machine=machine, refusal=refusal, clock=Clock(), progress=progress)
+    return build.again(
+        project,
+        uv,
+        found,
+        machine=machine,
+        refusal=refusal,
+        clock=Clock(),
+        progress=progress,
+        instead=request.environment.sync(backend=found.backend, extras=found.extras),
+    )
 
 
 def _outcome(project: Project, now: Generation, request: Request, *, action: str) -> Outcome:
