@@ -15,6 +15,7 @@ from packaging.version import Version
 
 from mlenv import solve
 from mlenv.errors import MlenvError, ResolutionError
+from mlenv.lockfile import Pin
 from mlenv.overlay import Overlay, without_label
 from mlenv.project import Project
 from mlenv.proof import Prover
@@ -71,7 +72,12 @@ def find(
     except MlenvError as error:
         progress(f"note: what the overlays hold back can't be told: {error.message.splitlines()[0]}")
         return ()
-    suspects = _behind(prover.project, pins, found, newest)
+    behind = _behind(prover.project, pins, newest)
+    try:
+        suspects = _far_behind(behind, found, prover) if behind else {}
+    except MlenvError as error:
+        progress(f"note: how far the overlays hold packages back can't be told: {error.message.splitlines()[0]}")
+        return ()
     return tuple(_explained(suspects, pins, newest, prover, overlays))
 
 
@@ -84,18 +90,29 @@ def without_foundation(
     """
     without = {*foundation, *project.names.exact}
     files = {**question.files, NAMES_FILE: "".join(f"{name}\n" for name in sorted({*names} - without))}
-    alone = replace(question, files=files, sources=(*question.sources, NAMES_FILE), seed="")
+    sources = (*question.sources, NAMES_FILE)
+    alone = replace(question, files=files, sources=sources, seed="", with_files=False)
     return solve.resolve_without_foundation(project, uv, alone, without=without)
 
 
-def _behind(project: Project, pins: Mapping[str, str], found: Mapping[str, Resolved], free: Resolved) -> dict[str, int]:
-    """name → days, for each package that is further behind than the settings allow."""
-    days = {
-        pin.name: _days_behind(pin.name, pins[pin.name], pin.version, found, free)
+def _behind(project: Project, pins: Mapping[str, str], free: Resolved) -> list[Pin]:
+    """The newer releases of packages that would have them without the overlays, allowed ones left out."""
+    return [
+        pin
         for pin in free.application
-        if pin.name in pins and pin.version and pin.name not in project.settings.held_back_allow
-    }
-    return {name: far for name, far in days.items() if far is not None and far > project.settings.held_back_days}
+        if pins.get(pin.name)
+        and pin.version
+        and pin.name not in project.settings.held_back_allow
+        and Version(pins[pin.name]) < Version(pin.version)
+    ]
+
+
+def _far_behind(behind: Sequence[Pin], found: Mapping[str, Resolved], prover: Prover) -> dict[str, int]:
+    """name → days, for each package that is further behind than allowed. Raises as ``solve.listed_files``."""
+    asked = prover.question
+    files = solve.listed_files(prover.project, prover.uv, behind, python=asked.python, platform=prover.platform)
+    days = {pin.name: _days_behind(pin.name, found, files.get(pin.name)) for pin in behind}
+    return {name: far for name, far in days.items() if far is not None and far > prover.project.settings.held_back_days}
 
 
 def instead_of(
@@ -136,14 +153,10 @@ def _hint(found: Iterable[HeldBack]) -> str:
     )
 
 
-def _days_behind(
-    name: str, version: str, free_version: str, found: Mapping[str, Resolved], free: Resolved
-) -> int | None:
-    """How many days the locked release is older than the free one; None where it isn't, or an index gives no dates."""
-    if not version or Version(version) >= Version(free_version):
-        return None
+def _days_behind(name: str, found: Mapping[str, Resolved], newer: Mapping[str, object] | None) -> int | None:
+    """How many days the locked release is older than a newer one's files; None where an index gives no dates."""
     ours = next((date for answer in found.values() if (date := _released(answer.files.get(name))) is not None), None)
-    theirs = _released(free.files.get(name))
+    theirs = _released(newer)
     return (theirs - ours).days if ours is not None and theirs is not None else None
 
 

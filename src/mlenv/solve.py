@@ -322,8 +322,20 @@ def listed_hashes(
     project: Project, uv: Uv, pins: Sequence[Pin], *, python: str, platform: str
 ) -> dict[str, frozenset[str]]:
     """name → every hash that its index lists now for the pinned release. Raises PackageIndexError, ResolutionError."""
-    asked = {pin.name: f"{pin.name}=={pin.version}" for pin in pins}
-    return {pin.name: frozenset(pin.hashes) for pin in _alone(project, uv, asked, python=python, platform=platform)}
+    _, found = _alone(project, uv, _exact(pins), python=python, platform=platform)
+    return {pin.name: frozenset(pin.hashes) for pin in found}
+
+
+def listed_files(
+    project: Project, uv: Uv, pins: Sequence[Pin], *, python: str, platform: str
+) -> dict[str, Mapping[str, object]]:
+    """name → the files of the pinned release, as a PEP 751 table. Raises PackageIndexError, ResolutionError."""
+    task, found = _alone(project, uv, _exact(pins), python=python, platform=platform)
+    return _files(uv, task, found)
+
+
+def _exact(pins: Sequence[Pin]) -> dict[str, str]:
+    return {pin.name: f"{pin.name}=={pin.version}" for pin in pins}
 
 
 def newest(
@@ -336,7 +348,7 @@ def newest(
     asked, untold = {name: name for name in names}, dict[str, str]()
     while True:
         try:
-            found = _alone(project, uv, asked, python=python, platform=platform)
+            _, found = _alone(project, uv, asked, python=python, platform=platform)
         except (ResolutionError, PackageIndexError) as error:
             name = missing_name(error) or error.message.split(" ")[0]
             if asked.pop(name, None) is None:
@@ -346,7 +358,9 @@ def newest(
         return {pin.name: pin.version for pin in found if pin.version is not None}, untold
 
 
-def _alone(project: Project, uv: Uv, asked: Mapping[str, str], *, python: str, platform: str) -> tuple[Pin, ...]:
+def _alone(
+    project: Project, uv: Uv, asked: Mapping[str, str], *, python: str, platform: str
+) -> tuple[Compilation, tuple[Pin, ...]]:
     """What uv takes for these requirements, by name, as if nothing required anything."""
     question = Question(
         files={resolution.PINS_FILE: "".join(f"{line}\n" for line in asked.values())},
@@ -358,7 +372,7 @@ def _alone(project: Project, uv: Uv, asked: Mapping[str, str], *, python: str, p
         alone=True,
     )
     nothing = Overlay(backend="the lock", path="constraints", constraints=())
-    return _compiled(project, uv, nothing, question, Source())[1]
+    return _compiled(project, uv, nothing, question, Source())
 
 
 def _compiled(
