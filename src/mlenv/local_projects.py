@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from packaging.requirements import Requirement
@@ -108,15 +109,24 @@ class LocalProject:
         return replace(self, extras=extras, editable=self.editable or other.editable, name=self.name or other.name)
 
 
-def find_local_project(root: Path, path: str, line: Line, named: FolderLine, *, folder: str = "") -> LocalProject:
+def find_local_project(
+    root: Path,
+    path: str,
+    line: Line,
+    named: FolderLine,
+    *,
+    folder: str = "",
+    edited: Mapping[str, str] = MappingProxyType({}),
+) -> LocalProject:
     """The local project that ``line`` of the file ``path`` names; its folder is relative to ``folder``, as for pip.
 
+    ``edited`` has texts (by path) that are not on the disk yet.
     Raises ProjectError where the folder is outside, is no project, or what it states can't be read or trusted.
     """
     relative = inside(root, os.path.join(folder, named.path), origin=path, line=line.number)  # noqa: PTH118 - POSIX text
     absolute = Path(os.path.abspath(root / relative))  # noqa: PTH100 - links are kept as they are
     _require_project(absolute, root / folder, path, line, named)
-    described = _described(root, relative)
+    described = _described(root, relative, edited)
     if named.name and described.name and named.name != described.name:
         message = f"the project in {named.path} is {described.name}, not {named.name}"
         raise ProjectError(message, path=path, line=line.number, hint="correct the name")
@@ -134,9 +144,16 @@ def find_local_project(root: Path, path: str, line: Line, named: FolderLine, *, 
     )
 
 
-def own_package(root: Path, folder: str, *, extras: tuple[str, ...] = (), line: int = 0) -> LocalProject:
+def own_package(
+    root: Path,
+    folder: str,
+    *,
+    extras: tuple[str, ...] = (),
+    line: int = 0,
+    edited: Mapping[str, str] = MappingProxyType({}),
+) -> LocalProject:
     """The package of a workspace in ``folder`` (POSIX), editable. Raises ProjectError as ``find_local_project``."""
-    described = _described(root, folder)
+    described = _described(root, folder, edited)
     return LocalProject(
         path=Path(os.path.abspath(root / folder)),  # noqa: PTH100 - links are kept as they are
         relative=folder,
@@ -320,13 +337,13 @@ class _Described:
     stated: str | None = None
 
 
-def _described(root: Path, relative: str) -> _Described:
+def _described(root: Path, relative: str, edited: Mapping[str, str]) -> _Described:
     folder = root / relative
     if not (folder / "pyproject.toml").is_file():
         path = (Path(relative) / "setup.py").as_posix()
         return _Described(name=None, path=path, text=repr([_text_or_none(folder / n) for n in _METADATA_FILES]))
     path = (Path(relative) / "pyproject.toml").as_posix()
-    text = require_text(root, path)
+    text = edited[path] if path in edited else require_text(root, path)
     document = _toml(text, path)
     project = _table(document, "project")
     if project and not any(

@@ -25,7 +25,7 @@ from mlenv.errors import (
     UsageError,
 )
 from mlenv.foundation import ROOT_NAMES
-from mlenv.location import CONSTRAINTS
+from mlenv.location import CONSTRAINTS, PROJECT_FILE
 from mlenv.lockfile import Header, Pin, Style
 from mlenv.overlay import Overlay, contradictions
 from mlenv.project import Project
@@ -119,6 +119,7 @@ def make_all(project: Project, uv: Uv, wish: Wish, *, progress: Progress) -> lis
         preferred = made[0][1].pins if alone and made else ()
         asked = wish if not alone else replace(wish, upgrade=_where_locked(part, wish.upgrade))
         views = _views(part)
+        _require_one_python(part, views)
         everything = replace(part, resolving=True) if views else part
         for view in (part, *views):
             _ = view.requirements  # as they are now: what is saved while this resolves is not in these locks
@@ -156,6 +157,20 @@ def _lines_in(message: str, project: Project) -> Iterator[str]:
         text = canonical(entry.requirement).partition(" ;")[0]
         if re.search(rf"(?<![\w.-]){re.escape(text)}(?![\w.,<>=!~\[-]*[\w\]])", message):
             yield f"{file.path}:{entry.line} requires {entry.requirement}"
+
+
+def _require_one_python(part: Project, views: Sequence[Project]) -> None:
+    """A member may be for a patch release of the Python that all are locked for. Raises ProjectError for another."""
+    whole = part.target_python[0]
+    for view in views:
+        own = view.settings.python
+        if own is not None and not f"{own}.".startswith(f"{whole}."):
+            assert view.member is not None
+            raise ProjectError(
+                f"python is {own}, and the workspace is locked for {whole}",
+                path=f"{view.member.folder}/{PROJECT_FILE}",
+                hint="one resolution is for one Python: write isolated = true to resolve this member by itself",
+            )
 
 
 def _views(part: Project) -> list[Project]:

@@ -192,7 +192,8 @@ class Project:
         if not members or any((self.root / path).is_file() for path in self.settings.requirements):
             settings = self.settings
             chosen = Chosen(extras=settings.extras, groups=settings.groups)
-            yield Asked(paths=settings.requirements, chosen=chosen, constraints=settings.constraints)
+            there = [path for path in settings.requirements if not members or (self.root / path).is_file()]
+            yield Asked(paths=tuple(there), chosen=chosen, constraints=settings.constraints)
         yield from map(_asked_by, members)
 
     @cached_property
@@ -225,6 +226,11 @@ class Project:
     def of_groups(self, names: Collection[str]) -> tuple[Project, ...]:
         """The project as each of the development lists sees it. Raises UsageError where there is none of that name."""
         known = self.workspace.groups
+        if names and self.settings.isolated:
+            raise UsageError(
+                "an isolated member has pins of its own, which a development list need not agree with",
+                hint="leave --group out, or require what is wanted in the member's own files",
+            )
         for name in names:
             if name not in known:
                 listed = did_you_mean(

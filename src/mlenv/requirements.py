@@ -169,13 +169,17 @@ def read_all(
         roots += names
         bounds += within
     own = [member.package for member in asked if member.package is not None]
-    files = (*found.values(), *_brought(root, tuple(found.values()), own, packages))
+    files = (*found.values(), *_brought(root, tuple(found.values()), own, packages, edited or {}))
     roots += [file.path for file in files[len(found) :]]
     return Requirements(roots=tuple(dict.fromkeys(roots)), files=files, constraints=tuple(dict.fromkeys(bounds)))
 
 
 def _brought(
-    root: Path, files: Sequence[RequirementsFile], own: Sequence[str], packages: Mapping[str, str]
+    root: Path,
+    files: Sequence[RequirementsFile],
+    own: Sequence[str],
+    packages: Mapping[str, str],
+    edited: Mapping[str, str],
 ) -> tuple[RequirementsFile, ...]:
     """A file of ours with the workspace's packages that the members are, and that local projects require by name."""
     local = [(file, entry) for file in files for entry in file.entries if isinstance(entry, LocalProject)]
@@ -186,7 +190,7 @@ def _brought(
         name = waiting.pop()
         if name in packages and name not in known:
             known.add(name)
-            listed.append(own_package(root, packages[name]))
+            listed.append(own_package(root, packages[name], edited=edited))
             waiting += listed[-1].requires
     if not listed:
         return ()
@@ -315,7 +319,8 @@ def _or_own_package(reading: _Reading, entry: Named | WheelUrl) -> Named | Wheel
     folder = reading.packages.get(canonicalize_name(entry.requirement.name))
     if folder is None or isinstance(entry, WheelUrl):
         return entry
-    return own_package(reading.root, folder, extras=tuple(sorted(entry.requirement.extras)), line=entry.line)
+    extras = tuple(sorted(entry.requirement.extras))
+    return own_package(reading.root, folder, extras=extras, line=entry.line, edited=reading.edited)
 
 
 def _looked_up(
@@ -328,7 +333,7 @@ def _looked_up(
     if kind == "constraint":
         return require_named(entry, line, what="a constraints file")
     if isinstance(entry, FolderLine):
-        return find_local_project(root, path, line, entry, folder=reading.folder)
+        return find_local_project(root, path, line, entry, folder=reading.folder, edited=reading.edited)
     assert not isinstance(entry, IncludeLine)
     return _or_own_package(reading, entry)
 

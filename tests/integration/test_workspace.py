@@ -271,6 +271,46 @@ def test_sync_builds_a_members_environment_with_its_own_package_and_those_it_nee
     assert not (site / "rag_service.pth").exists()
 
 
+def test_what_a_member_adds_and_removes_is_locked_for_all(apps: Apps) -> None:
+    """The member is a package: what it requires is read where it is a file, and where others need the package."""
+    assert apps.run("lock").code == 0
+    before = (apps.root / "libs/common/pyproject.toml").read_text(), apps.locks
+    done = apps.run("add", "dev-tool", within="libs/common")
+    assert done.code == 0, done
+    assert apps.check() == (0, [])
+    assert "dev-tool" in apps.pins("libs/common/requirements.txt").keys() & apps.pins("requirements.txt").keys()
+    assert "dev-tool" in apps.pins("my notebooks/requirements.txt")
+    assert apps.run("remove", "dev-tool", "--member", "common").code == 0
+    assert ((apps.root / "libs/common/pyproject.toml").read_text(), apps.locks) == before
+    assert apps.run("add", "kit<1", "--member", "common").code == 5
+    assert ((apps.root / "libs/common/pyproject.toml").read_text(), apps.locks) == before
+
+
+def test_a_development_list_is_installed_beside_a_lock_that_agrees_with_it(apps: Apps) -> None:
+    apps.write("apps/old", {"requirements.in": "kit<2\n", "pyproject.toml": "[tool.mlenv]\nisolated = true\n"})
+    assert apps.run("lock").code == 0
+    assert "dev-tool" not in apps.pins("requirements.txt")
+    wanted = ("--cpu", "--verify", "metadata", "--group", "dev")
+    done = apps.run("sync", *wanted)
+    assert done.code == 0, done
+    site = site_of((apps.root / ".venv").resolve())
+    assert (site / "dev_tool").is_dir()
+    assert (site / "fast_lib").is_dir()
+    assert apps.run("sync", *wanted, "--check").code == 0
+    assert apps.run("sync", "--cpu", "--check").code == 1
+    for refused in (("--member", "dev", "--cpu"), ("--member", "old", *wanted), ("--cpu", "--group", "nope")):
+        assert apps.run("sync", *refused).code == 2
+
+
+def test_a_member_is_for_the_workspaces_python(apps: Apps) -> None:
+    apps.world.configure(SETTINGS.replace('python = "3.11"', ""))
+    for python, code in (("3.12", 3), ("3.11.7", 0)):
+        apps.write("apps/trainer", {"pyproject.toml": f'[tool.mlenv]\npython = "{python}"\n'})
+        done = apps.run("lock")
+        assert (done.code, "isolated = true" in done.err) == (code, code == 3), done
+    assert apps.check() == (0, [])
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_any_members_lock_is_closed_and_shares_its_pins(apps: Apps, run_uv: RunProgram, seed: int) -> None:
     """Packages that require each other with extras at random: what each member's lock holds can be installed alone."""

@@ -9,6 +9,7 @@ import click
 
 from mlenv.cli.common import BACKENDS, DRY_RUN, NIGHTLY, PATHS, WAIT, backend_options, command, given
 from mlenv.cli.lock import lock_command
+from mlenv.errors import UsageError
 from mlenv.session import Session
 
 if TYPE_CHECKING:
@@ -86,6 +87,9 @@ def sync_command(session: Session, *, request: str | None, **options: Any) -> No
     if asked.everybody:
         _sync_all(session)
     project, machine = session.project().of_channel("nightly" if asked.nightly else "stable"), session.machine()
+    if project.member is not None and project.member.group:
+        told = f"{project.member.name} is a development list, which is installed beside a lock"
+        raise UsageError(told, hint=f"leave --member out, and write --group {project.member.name}")
     asked.refuse_without_gpu(machine)
     if asked.image:
         _sync_image(session, asked, project, machine)
