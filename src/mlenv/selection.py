@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mlenv import platforms
 from mlenv.errors import FindingError, NoBackendError, ProjectError, UsageError
-from mlenv.location import PROJECT_FILE
+from mlenv.location import PROJECT_FILE, is_project
 from mlenv.project import Project
 from mlenv.system import layer
 from mlenv.values import dataclass
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from mlenv.backend import Choice, Request
     from mlenv.catalogue import Channel
     from mlenv.machine import Machine
+
+
+def require_project(project: Project) -> None:
+    """Raise ProjectError in a folder that holds nothing of a project."""
+    if not project.overlays and not is_project(project.root):
+        told = "there is no project here: neither requirements.in nor constraints/ nor [tool.mlenv]"
+        raise ProjectError(told, path=str(project.root), hint="`mlenv init` starts one; elsewhere: --project DIR")
 
 
 def in_ci(environ: Mapping[str, str]) -> bool:

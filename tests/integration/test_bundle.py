@@ -102,7 +102,10 @@ def test_a_bundle_names_no_index_and_fetches_nothing_twice(world: World, bundle:
     assert again["fetched"] == {"files": 0, "bytes": 0}
     assert fetched() == earlier
     assert (bundle / "bundle.json").read_bytes() == before
-    narrower = world.json("bundle", "-o", bundle, "--backend", "cpu", "--without-mlenv")
+    wheel = next((bundle / "wheels").glob("demo_app-*"))
+    wheel.write_bytes(bytes(wheel.stat().st_size))
+    assert world.json("bundle", "-o", bundle)["fetched"] == {"files": 1, "bytes": wheel.stat().st_size}
+    narrower = world.json("bundle", "-o", bundle, "--cpu", "--without-mlenv")
     assert narrower["parts"] == [{"backend": "cpu", "platform": "linux-x86_64"}]
     assert not any("cu130" in path.name for path in (bundle / "wheels").iterdir())
     assert not list((bundle / "tool").iterdir())

@@ -328,3 +328,13 @@ def test_a_dry_run_says_that_a_missing_lock_would_be_made(world: World) -> None:
     done = world.run("sync", "--cpu", "--dry-run")
     assert (done.code, "would make requirements.txt" in done.out) == (0, True), done
     assert not (world.root / "requirements.txt").exists()
+
+
+def test_an_empty_folder_is_no_project(world: World, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = world.program("sync", "--cpu", cwd=empty, env=world.variables)
+    assert done.code == 3, done
+    assert f"error: {empty}: there is no project here: neither requirements.in" in done.err
+    assert "hint: `mlenv init` starts one" in done.err
+    assert list(empty.iterdir()) == []

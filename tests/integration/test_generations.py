@@ -60,6 +60,8 @@ def _link_to_a_folder(path: Path) -> None:
 def test_what_mlenv_did_not_make_is_moved_aside(world: World, make: Callable[[Path], None]) -> None:
     make(world.environment)
     before = _contents(world.environment)
+    assert ".venv was not made by mlenv; it would be moved to .venv.before-mlenv\n" in world.sync("--dry-run")
+    assert _contents(world.environment) == before
     said = world.sync()
     assert ".venv was not made by mlenv; it was moved to .venv.before-mlenv" in said
     assert _contents(world.root / ".venv.before-mlenv") == before

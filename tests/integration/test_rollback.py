@@ -136,6 +136,7 @@ def test_a_generation_is_removed_by_hand(world: World) -> None:
     newest, oldest = world.json("generations")["generations"]
     used = world.run("generations", "--remove", oldest["id"], "--remove", newest["id"])
     assert (used.code, f"{newest['id']} is in use as .venv; nothing was removed" in used.err) == (2, True)
+    assert f"hint: free to go: {oldest['id']}\n" in used.err
     assert world.run("generations", "--remove", "cpu-nothing").code == 2
     with subprocess.Popen([Path(oldest["path"]) / "bin" / "python", "-c", "input()"], stdin=subprocess.PIPE) as running:
         assert f"{oldest['id']}  a process  cpu" in world.run("generations").out

@@ -204,7 +204,7 @@ def test_the_environment_of_another_project_is_not_run(
     if not copied:
         world.root.rename(tmp_path / "gone")
     done = world.program("run", "--", "demo", cwd=target, env=world.variables)
-    told = f"error: .venv was built at {was}; its scripts point there\nhint: run `mlenv sync`\n"
+    told = f"error: .venv was built at {was}; its scripts point there\nhint: run `mlenv sync --backend cpu`\n"
     assert (done.code, done.out, done.err) == (1, "", told)
     again = world.program("sync", "--cpu", "--verify", "metadata", cwd=target, env=world.variables)
     assert again.code == 0, again

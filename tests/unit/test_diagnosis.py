@@ -130,6 +130,7 @@ PROJECT, CACHE = _disk("/home/me/project"), _disk("/home/me/.cache/uv")
         (LINUX, PROJECT, _disk("/c", writable=False), None, ["cache-not-writable"]),
         (LINUX, PROJECT, _disk("/c", mount="/c", gb=0, writable=False), None, ["cache-not-writable"]),  # and no more
         (LINUX, _disk("/p", writable=False), CACHE, None, ["disk-read-only"]),
+        (LINUX, _disk("/p", mount="/p", writable=False), CACHE, None, ["disk-read-only"]),  # nothing is built there
         (LINUX, _disk("/n", kind="nfs4"), CACHE, None, ["disk-network"]),
         (LINUX, PROJECT, _disk("/n", kind="cifs"), None, ["disk-network"]),
         (WSL, _disk("/mnt/c/p", kind="9p"), CACHE, None, ["disk-windows-drive"]),

@@ -186,8 +186,13 @@ def _one_request(asked: list[str]) -> str | None:
 
 def backend_options(function: Callable[..., None]) -> Callable[..., None]:
     """The options that choose one backend; what the flags ask for reaches the command as ``request``."""
+    named = click.option("--backend", type=backend_name, metavar="B", help="This backend: cpu, cu126, cu130, ...")
+    return named(request_flags(function))
+
+
+def request_flags(function: Callable[..., None]) -> Callable[..., None]:
+    """The flags that ask for a kind of backend, which reaches the command as ``request``."""
     options = (
-        click.option("--backend", type=backend_name, metavar="B", help="This backend: cpu, cu126, cu130, ..."),
         _request("cuda13", "The newest CUDA 13 backend that runs here."),
         _request("cuda12", "The newest CUDA 12 backend that runs here."),
         _request("cpu", "The CPU backend."),

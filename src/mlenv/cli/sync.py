@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mlenv.cli.common import BACKENDS, DRY_RUN, NIGHTLY, PATHS, WAIT, backend_options, command, given
+from mlenv.cli.common import BACKENDS, DRY_RUN, NIGHTLY, PATHS, WAIT, backend_options, command, given, request_flags
 from mlenv.cli.lock import lock_command
 from mlenv.errors import UsageError
 from mlenv.session import Session
@@ -90,6 +90,7 @@ def sync_command(session: Session, *, request: str | None, **options: Any) -> No
     if project.member is not None and project.member.group:
         told = f"{project.member.name} is a development list, which is installed beside a lock"
         raise UsageError(told, hint=f"leave --member out, and write --group {project.member.name}")
+    selection.require_project(project)
     asked.refuse_without_gpu(machine)
     if asked.image:
         _sync_image(session, asked, project, machine)
@@ -184,6 +185,7 @@ workspace_group.add_command(lock_command, "lock")
 
 @click.command("bundle")
 @BACKENDS
+@request_flags
 @click.option("--platform", "platforms", multiple=True, metavar="P", help="This platform of the lock only; repeatable.")
 @click.option("--python", metavar="VERSION", help="Refuse unless the lock is for this Python, such as 3.12.")
 @NIGHTLY
@@ -193,10 +195,11 @@ workspace_group.add_command(lock_command, "lock")
 @click.option("--without-mlenv", is_flag=True, help="Leave mlenv and uv themselves out.")
 @DRY_RUN
 @WAIT
-@command()
+@command(backend=True)
 def bundle_command(
     session: Session,
     *,
+    request: str | None,
     backends: tuple[str, ...],
     platforms: tuple[str, ...],
     python: str | None,
@@ -215,9 +218,14 @@ def bundle_command(
     mlenv bundle --backend cu130 -o /mnt/usb/demo     one backend, as a folder to carry away
     mlenv bundle --backend cu130 --dry-run            how much that is
     """
+    from mlenv import selection
     from mlenv.commands import bundle
 
     project = session.project().of_channel("nightly" if nightly else "stable")
+    if request is not None:
+        machine = session.machine()
+        asked_for = selection.select(project, machine, backend=None, flag=request, force=True).backend
+        backends = (*backends, asked_for)
     folder = (output or project.state / "bundle").absolute()
     asked = bundle.Request(
         folder=folder,

@@ -118,8 +118,8 @@ def bundle(project: Project, uv: Uv, request: Request, *, progress: Progress, de
         return _told(request, targets, files=len(contents.downloads), missing=missing)
     make_state(request.folder)  # with a .gitignore
     with project_lock(request.folder / unbundle.STATE, wait=request.wait, waiting=progress):
-        made = _made(uv, request, targets, contents, progress=progress)
-    return _told(request, targets, files=len(made.files), missing=missing, made=made)
+        made, fetched = _made(uv, request, targets, contents, progress=progress)
+    return _told(request, targets, files=len(made.files), missing=fetched, made=made)
 
 
 def _asked(project: Project, request: Request) -> list[tuple[Project, str, str]]:
@@ -250,9 +250,19 @@ def _python(target: _Target) -> str:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def _made(uv: Uv, request: Request, targets: Sequence[_Target], contents: _Contents, *, progress: Progress) -> Bundle:
-    """Everything fetched, built and written; the manifest last, then what it lists no more is removed."""
-    before = _before(request.folder)
+def _made(
+    uv: Uv, request: Request, targets: Sequence[_Target], contents: _Contents, *, progress: Progress
+) -> tuple[Bundle, Sequence[Download]]:
+    """Everything fetched, built and written; the manifest last, then what it lists no more is removed.
+
+    Returns what was fetched, too: what was there with other bytes is among it.
+    """
+    before, fetched = _before(request.folder), list[Download]()
+
+    def told(one: Download) -> None:
+        fetched.append(one)
+        progress(f"fetched {one.target.name}")
+
     missing = contents.missing
     if missing:
         progress(f"fetching {len(missing)} files ({disks.shown(sum(one.size for one in missing))})")
@@ -261,7 +271,7 @@ def _made(uv: Uv, request: Request, targets: Sequence[_Target], contents: _Conte
         logins=index_module.logins(targets[0].project.indexes, uv.env),
         env=uv.env,
         offline=uv.offline,
-        fetched=lambda one: progress(f"fetched {one.target.name}"),
+        fetched=told,
     )
     files = {
         path: File(path=path, sha256=one.sha256, size=one.target.stat().st_size)
@@ -285,7 +295,7 @@ def _made(uv: Uv, request: Request, targets: Sequence[_Target], contents: _Conte
     for path in set(before) - set(files):
         with suppress(OSError):
             (request.folder / path).unlink()
-    return made
+    return made, fetched
 
 
 def _before(folder: Path) -> Mapping[str, File]:

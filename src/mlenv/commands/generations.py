@@ -48,7 +48,9 @@ def remove(
         asked = [found[id_] for id_ in dict.fromkeys(ids)]
         used = _used(project, environment, asked)
         if told := [f"{id_} is in use as {', '.join(use.words)}" for id_, use in used.items() if use.words]:
-            raise UsageError(f"{'; '.join(told)}; nothing was removed", hint="name one that is in use as nothing")
+            free = [id_ for id_, use in _used(project, environment, found.values()).items() if not use.words]
+            hint = f"free to go: {', '.join(free[:5])}" if free else "every generation that is here is in use"
+            raise UsageError(f"{'; '.join(told)}; nothing was removed", hint=hint)
         alone = sum(disks.use(g.path).alone for g in asked)
         for one in asked:
             generation.remove(one)

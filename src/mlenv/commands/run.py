@@ -94,4 +94,5 @@ def _require_usable(project: Project, environment: Environment, root: Path) -> N
         selection.require_backend(project, environment, found.backend)
     if found is not None and found.moved_from is not None:  # the first line of its scripts names another Python
         told = f"{name} was built at {found.moved_from}; its scripts point there"
-        raise FindingError(told, hint=selection.mending(project, environment.sync(extras=found.extras)))
+        mend = environment.sync(backend=found.backend, extras=found.extras)
+        raise FindingError(told, hint=selection.mending(project, mend))

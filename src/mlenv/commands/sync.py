@@ -17,7 +17,7 @@ from mlenv.report import Finding, Outcome
 from mlenv.standing import Request, State
 from mlenv.system import generation, in_use
 from mlenv.system.files import project_lock, write_atomically
-from mlenv.system.flip import flip
+from mlenv.system.flip import flip, place_aside
 from mlenv.system.generation import Generation
 from mlenv.system.uv import Uv
 
@@ -62,10 +62,14 @@ def sync(
         what = f"what it imports now is {request.environment.shown}'s new files"
         notes.append(f"a command of `mlenv run` is still running, and {what}")
     if placed.aside is not None:
-        to = placed.aside if request.environment.asked else placed.aside.name
-        notes.append(f"{request.environment.shown} was not made by mlenv; it was moved to {to}")
+        notes.append(_moved(request, placed.aside, "was moved"))
     findings = (*_as_notes(tuple(notes)), *_left_behind(state, left))
     return _done(state, placed.generation, action=action, clock=clock, findings=findings)
+
+
+def _moved(request: Request, aside: Path, how: str) -> str:
+    to = aside if request.environment.asked else aside.name
+    return f"{request.environment.shown} was not made by mlenv; it {how} to {to}"
 
 
 def _put_in_by_hand(state: State, chosen: Generation) -> tuple[str, ...]:
@@ -137,9 +141,12 @@ def dry_run(
     intact = None if request.rebuild or request.described else standing.reusable(state, progress=progress)
     if intact is not None and standing.is_current(state, intact):
         return _nothing(state)
+    aside = None if request.described else place_aside(request.environment.path)
+    moved = () if aside is None else (_moved(request, aside, "would be moved"),)
     if intact is not None:
         text = f"would flip {request.environment.shown} to the {request.backend} environment built before"
-        return Outcome(text=text, data={"action": "flip", "backend": request.backend})
+        data: dict[str, Any] = {"action": "flip", "backend": request.backend}
+        return Outcome(text=text, data=data, findings=_as_notes(moved))
     if state.current is not None and not standing.of_these_inputs(state, state.current) and not request.described:
         progress(standing.differences(state)[0].message)
     from mlenv import renew
@@ -149,7 +156,7 @@ def dry_run(
     lines = _plan_difference(before, chosen)
     head = f"would build {request.environment.shown} for {request.backend}: {len(chosen.packages)} packages"
     data = {"action": "build", "backend": request.backend, "packages": _packages(chosen)}
-    return Outcome(text="\n".join([head, *request.reasons, *lines]), data=data, findings=_as_notes(notes))
+    return Outcome(text="\n".join([head, *request.reasons, *lines]), data=data, findings=_as_notes((*moved, *notes)))
 
 
 def _as_it_is_now(project: Project) -> Project:

@@ -37,7 +37,7 @@ def flip(
     What stood there and isn't mlenv's changes places with it and stands aside then, never deleted. ``env`` is what a
     program of the new environment is tried with. Raises EnvironmentBuildError, where what stood there stays.
     """
-    aside = _place_aside(environment)
+    aside = place_aside(environment)
     try:
         environment.parent.mkdir(parents=True, exist_ok=True)
         now = generation.current(environment)
@@ -172,7 +172,7 @@ def _link_target(environment: Path, target: Path) -> str:
     return os.path.relpath(target, base) if base.is_relative_to(project) else str(target)
 
 
-def _place_aside(environment: Path) -> Path | None:
+def place_aside(environment: Path) -> Path | None:
     """Where what stands at ``environment`` is moved to; None where that is mlenv's, or nothing."""
     if _is_own(environment) or not os.path.lexists(environment):
         return None

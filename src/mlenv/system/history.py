@@ -51,7 +51,7 @@ def note(state: Path, environment: Path, id_: str, *, was: str | None = None, ba
     if known.get(environment) != ids:
         known[environment] = ids
         document = {_relative(state, path): list(held) for path, held in sorted(known.items())}
-        write_atomically(state / _FILE, json.dumps(document, indent=1) + "\n", staging=state)
+        write_atomically(state / _FILE, json.dumps(document, indent=1) + "\n", staging=state, shown=str(state / _FILE))
 
 
 def _absolute(state: Path, name: str) -> Path:
