@@ -123,9 +123,10 @@ def make_all(project: Project, uv: Uv, wish: Wish, *, progress: Progress) -> lis
         everything = replace(part, resolving=True) if views else part
         for view in (part, *views):
             _ = view.requirements  # as they are now: what is saved while this resolves is not in these locks
+        members: list[tuple[Project, NewLock]] = []
+        cut = partial(_add_members, members, views, uv, asked)
         with _members_named(everything):
-            whole = _resolve(everything, uv, asked, progress=progress, preferred=preferred)
-        members = _members(views, uv, asked, whole)
+            whole = _resolve(everything, uv, asked, progress=progress, preferred=preferred, meanwhile=cut)
         if views and part.workspace.groups:  # they are in a lock of their own
             whole = replace(_cut(part, uv, whole), findings=whole.findings)
         made += [(part, _rendered(part, asked, whole, members=members)), *members]
@@ -179,6 +180,12 @@ def _views(part: Project) -> list[Project]:
         return []
     views = [part.of_member(member) for member in part.workspace.together]
     return views if part.alone is None else [view.of_lock(part.alone) for view in views]
+
+
+def _add_members(
+    members: list[tuple[Project, NewLock]], views: Sequence[Project], uv: Uv, wish: Wish, whole: _Resolution
+) -> None:
+    members += _members(views, uv, wish, whole)
 
 
 def _members(views: Sequence[Project], uv: Uv, wish: Wish, whole: _Resolution) -> list[tuple[Project, NewLock]]:
@@ -284,7 +291,16 @@ def make(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred:
     return _rendered(project, wish, _resolve(project, uv, wish, progress=progress, preferred=preferred))
 
 
-def _resolve(project: Project, uv: Uv, wish: Wish, *, progress: Progress, preferred: Iterable[Pin] = ()) -> _Resolution:
+def _resolve(
+    project: Project,
+    uv: Uv,
+    wish: Wish,
+    *,
+    progress: Progress,
+    preferred: Iterable[Pin] = (),
+    meanwhile: Callable[[_Resolution], None] = lambda _: None,
+) -> _Resolution:
+    """``meanwhile`` is called with what is resolved while what would be without the overlays is still asked for."""
     _require_plugins(project)
     overlays = _proven_overlays(project)
     before = freshness.seen(project.root, drift.inputs(project), wish.overrides)
@@ -302,10 +318,11 @@ def _resolve(project: Project, uv: Uv, wish: Wish, *, progress: Progress, prefer
             seed = _seed((*preferred, *old, *earlier), platforms.environment(platform, python))
             question = question_of(project, python=python, platform=platform, seed=seed)
             parts[platform] = _on_platform(project, uv, wish, overlays, question, progress=progress)
+        _application(project, parts)  # each release has a wheel, or may be built
+        found = _Resolution(python=python, parts=parts, findings=tuple(_notes(parts.values())), before=before)
+        meanwhile(found)
         held_back = _held_back(project, parts, free=free, progress=progress)
-    _application(project, parts)  # each release has a wheel, or may be built
-    findings = (*_notes(parts.values()), *held_back)
-    return _Resolution(python=python, parts=parts, findings=findings, before=before)
+    return replace(found, findings=(*found.findings, *held_back))
 
 
 def _rendered(
