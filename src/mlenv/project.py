@@ -162,6 +162,20 @@ class Project:
         message = f"{where} names {name}, and {missing}"
         return ProjectError(message, path=PROJECT_FILE, line=line_of(self.root, keys), hint=hint)
 
+    def require_chosen(self, backend: str) -> None:
+        """Raise ProjectError where there is an overlay of that name and the line ``backends`` leaves it out."""
+        chosen, origin = self.settings.backends, self.settings.origins.get("backends", "")
+        if not chosen or backend in chosen or backend not in self.of_all.overlay_files or origin == COMMAND_LINE:
+            return
+        folder = self.member.folder if self.member is not None and origin.startswith(f"{self.member.folder}/") else ""
+        path = f"{folder}/{PROJECT_FILE}" if folder else PROJECT_FILE
+        raise ProjectError(
+            f"[tool.mlenv] backends is {', '.join(chosen)}, and leaves {backend} out",
+            path=path,
+            line=line_of(self.root / folder, ("backends",)),
+            hint=f"add {backend} to that line, then `mlenv lock`; or take {' or '.join(chosen)}",
+        )
+
     def _overlay_hint(self, name: str, found: Collection[str]) -> str:
         """The backend that may have been meant, where none of that name can be added by ``mlenv init``."""
         adding = self.catalogue.overlay_hint(name)
@@ -390,6 +404,7 @@ class Project:
                 hint=f"`mlenv foundation upgrade --nightly --backend {backend}` writes it",
             )
         if backend not in self.overlays:
+            self.require_chosen(backend)
             known = ", ".join(self.overlays) or "none"
             raise ProjectError(
                 f"backend {backend} has no overlay: {CONSTRAINTS}/{backend}.txt is missing (there are: {known})",

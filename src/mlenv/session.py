@@ -78,6 +78,12 @@ class Session:
                 return folder, start
         return root, start
 
+    @property
+    def within_member(self) -> Member | None:
+        """The member of a workspace whose folder was named or is stood in."""
+        root, start = self._place
+        return self._member_at(root, start) if start != root else None
+
     def _member_at(self, root: Path, folder: Path) -> Member | None:
         """The member of the workspace at ``root`` that a folder belongs to. Raises ProjectError."""
         from mlenv import settings, workspace
@@ -183,12 +189,15 @@ class Session:
         import shlex
 
         words = [] if self.folder is None else ["--project", str(self.folder)]
+        root, start = vars(self).get("_place", (None, None))
+        if root != start:  # `init` works in the folder where it is called, everything else finds its project
+            hint = hint.replace("`mlenv init", f"`mlenv --project {shlex.quote(os.path.relpath(root))} init")
         words += [] if self.member is None else ["--member", self.member]
         here = f"`mlenv {shlex.join(words)} " if words else "`mlenv "
         with_words = (
             re.sub("`mlenv lock`", lambda _: f"`mlenv lock {self.lock_words}`", hint) if self.lock_words else hint
         )
-        return with_words.replace("`mlenv ", here)
+        return re.sub("`mlenv (?!--project )", lambda _: here, with_words)
 
     def show(self, outcome: Outcome) -> NoReturn:
         """Print an outcome and leave with its exit status."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +20,7 @@ from mlenv.report import Finding, Outcome
 from mlenv.requirements import split_index_lines
 from mlenv.system.files import write_atomically
 from mlenv.values import dataclass
+from mlenv.workspace import Member
 
 DEFAULT_BACKENDS = ("cpu", "cu126", "cu130", "cu132")
 HOOK = """\
@@ -77,6 +80,15 @@ def init(
         lines += ["", "for a pre-commit hook, put this into .pre-commit-config.yaml:", "", HOOK.rstrip()]
     data = {"written": [write.path for write in writes], "python": target, "backends": list(chosen), "hook": HOOK}
     return Outcome(text="\n".join(lines), data=data, findings=findings)
+
+
+def in_member(member: Member, root: Path, *, backends: Iterable[str], nightly: bool, python: str | None) -> UsageError:
+    """What is said in a member of the workspace at ``root``: what ``init`` writes is the whole workspace's."""
+    words = ["--project", os.path.relpath(root), "init"]
+    words += [word for backend in backends for word in ("--backend", backend)]
+    words += [*(["--nightly"] if nightly else []), *(["--python", python] if python else [])]
+    message = f"{member.folder} is a member of the workspace at {root}; overlays and indexes are the workspace's"
+    return UsageError(f"{message}, nothing was written", hint=f"`mlenv {shlex.join(words)}` adds what is missing there")
 
 
 def _default_backends(root: Path) -> tuple[str, ...]:
