@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlenv import lockfile
+from support.git import Repository
 from support.index import LoopbackIndex
 from support.interpreter import Finished, ProjectFactory, RunProgram
 from support.wheels import Package
@@ -319,3 +320,12 @@ def test_any_members_lock_is_closed_and_shares_its_pins(apps: Apps, run_uv: RunP
         for words in steps:
             done = run_uv(*words, cwd=apps.root)
             assert done.code == 0, done
+
+
+def test_doctor_says_where_a_members_environment_would_be_committed(apps: Apps) -> None:
+    Repository.make(apps.root)
+    (apps.root / ".gitignore").write_text("/.venv\n")
+    told = ".gitignore does not have apps/service/.venv and 3 more"
+    assert told in apps.run("doctor", "--offline", within="apps/trainer").out
+    assert apps.run("init").code == 0
+    assert ".gitignore does not have" not in apps.run("doctor", "--offline").out
