@@ -218,6 +218,17 @@ class Project:
 
         return read(self.root, self.whole or self.settings)
 
+    @property
+    def apart(self) -> tuple[Finding, ...]:
+        """At a workspace's root: a note that names the members that its lock says nothing of."""
+        names = [member.name for member in self.workspace.members if member.isolated] if self.member is None else []
+        if not names:
+            return ()
+        import shlex
+
+        message = f"without {', '.join(names)} (isolated): `--member {shlex.quote(names[0])}` looks there"
+        return (Finding(kind="members-apart", message=message, severity="note"),)
+
     def of_member(self, member: Member) -> Project:
         """The project as one member sees it: its own requirements, lock and environment."""
         settings = replace(member.settings, index_urls=self.settings.index_urls)

@@ -329,3 +329,26 @@ def test_doctor_says_where_a_members_environment_would_be_committed(apps: Apps) 
     assert told in apps.run("doctor", "--offline", within="apps/trainer").out
     assert apps.run("init").code == 0
     assert ".gitignore does not have" not in apps.run("doctor", "--offline").out
+
+
+def test_why_at_the_root_says_which_members_have_a_package_and_by_which_of_their_lines(apps: Apps) -> None:
+    isolated = {"requirements.in": "wants-kit\n", "pyproject.toml": "[tool.mlenv]\nisolated = true\n"}
+    apps.write("apps/legacy", isolated)
+    assert apps.run("lock").code == 0
+
+    def why(name: str) -> list[str]:
+        return apps.run("why", "--backend", "cpu", name).out.splitlines()[1:]
+
+    assert why("fast-lib") == ["  in the lock of service", "  apps/service/pyproject.toml:4 kit → fast-lib"]
+    assert why("plot-lib") == ["  in the lock of trainer", "  apps/trainer/requirements.in:2 common → plot-lib"]
+    everybody = "apps/service/pyproject.toml:4, apps/trainer/requirements.in:3, my notebooks/requirements.in:1"
+    assert why("kit") == ["  in the lock of service, trainer, my notebooks", f"  {everybody} kit"]  # each line once
+
+    for name, member, told in (("wants-kit", "legacy", "is isolated"), ("dev-tool", "dev", "is a development list")):
+        done = apps.run("why", name)
+        assert (done.code, f"{member}, which {told}, has it" in done.err) == (1, True), done
+        assert f"`mlenv why --member {member} {name}`" in done.err
+        assert apps.run("why", "--member", member, name).code == 0
+    for command in (["tree"], ["why", "kit"], ["outdated"]):
+        assert "without legacy (isolated): `--member legacy` looks there" in apps.run(*command).err
+    assert "isolated" not in apps.run("tree", "--member", "legacy").err
