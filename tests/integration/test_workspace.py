@@ -247,6 +247,8 @@ def test_members_that_need_each_other(apps: Apps) -> None:
 
 
 def test_sync_builds_a_members_environment_with_its_own_package_and_those_it_needs(apps: Apps) -> None:
+    with (apps.root / "apps/service/pyproject.toml").open("a") as file:
+        file.write("[tool.uv.sources]\ncommon = { workspace = true }\n")  # as it was in a workspace of uv's
     assert apps.run("lock").code == 0
     done = apps.run("sync", "--cpu", "--verify", "metadata", within="apps/service/src")
     assert done.code == 0, done
