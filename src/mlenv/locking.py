@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from mlenv.errors import (
     UsageError,
 )
 from mlenv.foundation import ROOT_NAMES
-from mlenv.location import CONSTRAINTS
+from mlenv.location import CONSTRAINTS, PROJECT_FILE
 from mlenv.lockfile import Header, Pin, Style
 from mlenv.overlay import Overlay, contradictions
 from mlenv.project import Project
@@ -37,6 +38,7 @@ from mlenv.solve import Question
 from mlenv.system import process
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Upgrade, Uv
+from mlenv.system.uv_messages import MOVE_THE_OTHER
 from mlenv.values import dataclass
 
 Progress = Callable[[str], None]
@@ -144,18 +146,28 @@ def _members_named(project: Project) -> Iterator[None]:
         yield
     except ConflictError as error:
         if project.workspace.members and project.member is None:
-            lines = dict.fromkeys(_lines_in(error.message, project))
+            lines = dict(_lines_in(error.message, project))
             error.message = "\n".join([error.message, *(f"  {line}" for line in lines)])
-            error.hint = f"{error.hint}; a member that can't agree is resolved by itself with isolated = true"
+            if len(lines) > 1 and error.hint:  # no pin is in the way that could move
+                error.hint = error.hint.replace(MOVE_THE_OTHER, "")
+            error.hint = f"{error.hint}; {_apart(project, lines.values())}"
         raise
 
 
-def _lines_in(message: str, project: Project) -> Iterator[str]:
-    """The direct requirements that a message speaks of, with file and line."""
+def _apart(project: Project, paths: Iterable[str]) -> str:
+    """Where it is written that one of the members which these files belong to is resolved by itself."""
+    members = [project.workspace.holding(posixpath.dirname(path)) for path in paths]
+    files = dict.fromkeys(f"{member.folder}/{PROJECT_FILE}" for member in members if member is not None)
+    where = " or ".join(files) or f"its {PROJECT_FILE}"
+    return f"a member that can't agree is resolved by itself: isolated = true in [tool.mlenv] of {where}"
+
+
+def _lines_in(message: str, project: Project) -> Iterator[tuple[str, str]]:
+    """The direct requirements that a message speaks of, with file and line, and the file alone."""
     for file, entry in project.requirements.direct:
         text = canonical(entry.requirement).partition(" ;")[0]
         if re.search(rf"(?<![\w.-]){re.escape(text)}(?![\w.,<>=!~\[-]*[\w\]])", message):
-            yield f"{file.path}:{entry.line} requires {entry.requirement}"
+            yield f"{file.path}:{entry.line} requires {entry.requirement}", file.path
 
 
 def _views(part: Project) -> list[Project]:

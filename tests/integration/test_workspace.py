@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,7 +207,9 @@ def test_a_conflict_names_both_members_and_one_of_them_can_be_apart(apps: Apps) 
     assert refused.code == 5
     assert "apps/trainer/requirements.in:3 requires kit>=2" in refused.err
     assert "my notebooks/requirements.in:1 requires kit<2" in refused.err
-    assert "isolated = true" in refused.err
+    files = "apps/trainer/pyproject.toml or my notebooks/pyproject.toml"
+    assert f"isolated = true in [tool.mlenv] of {files}" in refused.err
+    assert "lock -P" not in refused.err  # both are lines of files, and no pin is in the way
     assert apps.locks == {}
 
     apps.write("my notebooks", {"pyproject.toml": "[tool.mlenv]\nisolated = true\n"})
@@ -354,3 +357,20 @@ def test_why_at_the_root_says_which_members_have_a_package_and_by_which_of_their
     for command in (["tree"], ["why", "kit"], ["outdated"]):
         assert "without legacy (isolated): `--member legacy` looks there" in apps.run(*command).err
     assert "isolated" not in apps.run("tree", "--member", "legacy").err
+
+
+def test_all_environments_are_built_and_checked_each_with_what_is_wrong_in_it(apps: Apps) -> None:
+    apps.world.configure('[tool.mlenv.workspace]\nmembers = ["apps/trainer", "my notebooks", "libs/common"]\n')
+    assert apps.run("lock").code == 0
+    done = apps.run("sync", "--all", "--cpu", "--verify", "metadata")
+    assert done.code == 0, done
+    cut = [line for line in done.err.splitlines() if re.search("Prepared|Installed|packages in|^[^:]*: in ", line)]
+    assert cut
+    assert all(re.search(r": (Prepared|Installed) \d+ packages? in \d", line) for line in cut), cut
+
+    shutil.rmtree(site_of(apps.root / "my notebooks/.venv") / "kit-1.0.dist-info")
+    done = apps.run("sync", "--all", "--check")
+    lines = done.out.splitlines()
+    assert (done.code, lines[:3]) == (1, ["trainer: checked", "common: checked", "my notebooks: differs"]), done
+    assert lines[3].startswith("  error: my notebooks/.venv: kit 1.0 was removed")
+    assert lines[-1] == "  hint: run `mlenv --member 'my notebooks' sync --backend cpu`"
