@@ -252,11 +252,17 @@ class Project:
         known = self.workspace.groups
         for name in names:
             if name not in known:
-                listed = did_you_mean(
-                    name, known, otherwise=f'[tool.mlenv.workspace] members = ["requirements-{name}.in"]'
-                )
-                raise UsageError(f"there is no group {name!r}", hint=listed)
+                raise UsageError(f"there is no group {name!r}", hint=self._group_hint(name, known))
         return tuple(self.of_all.of_member(member) for member in self.workspace.members if member.name in names)
+
+    def _group_hint(self, name: str, known: Collection[str]) -> str:
+        """Where the group is, if one of the pyproject.toml's has it: it is a part of what that member requires."""
+        own = self.settings.requirements
+        everybody = (path for member in self.workspace.members for path in member.settings.requirements)
+        for path in dict.fromkeys((*own, *everybody)):
+            if path.endswith(PROJECT_FILE) and _has_group(read_text(self.root / path, shown=path) or "", name):
+                return f'write groups = ["{name}"] into [tool.mlenv] of {path}, which has that group; then `mlenv lock`'
+        return did_you_mean(name, known, otherwise=f'[tool.mlenv.workspace] members = ["requirements-{name}.in"]')
 
     def with_groups(self, groups: Collection[Project]) -> Project:
         """The project with what development lists require, at the pins of their locks, which agree with its own."""
@@ -453,6 +459,16 @@ def read_text(path: Path, *, shown: str) -> str | None:
     except OSError as error:
         hint = "check what it is and its permissions"
         raise ProjectError(f"can't be read: {error.strerror}", path=shown, hint=hint) from error
+
+
+def _has_group(text: str, name: str) -> bool:
+    """Whether ``[dependency-groups]`` of a pyproject.toml has the group; one that can't be parsed has none."""
+    import tomllib
+
+    try:
+        return name in tomllib.loads(text).get("dependency-groups", {})
+    except (ValueError, RecursionError):
+        return False
 
 
 def _minor(version: str) -> str:
