@@ -367,7 +367,8 @@ def _on_platform(
         project=project, uv=uv, platform=platform, question=question, upgrade=wish.upgrade, progress=progress
     )
     try:
-        found = prover.agree(there)
+        with _explained(project, wish.upgrade, project.lock.pins if project.lock else ()):
+            found = prover.agree(there)
     except NoWheelError as error:
         raise heldback.instead_of(error, prover, there, sorted(question.direct)) from error
     _refuse_collisions(found)
@@ -566,8 +567,43 @@ def question_of(project: Project, *, python: str, platform: str, seed: str) -> Q
 
 def _application(project: Project, parts: Mapping[str, _OnPlatform]) -> list[Pin]:
     """The union of every backend's Application on every platform; each release has a wheel or may be built."""
-    by_platform = {platform: _merged(project, part.found) for platform, part in parts.items()}
+    by_platform = {}
+    for platform, part in parts.items():
+        pins = (pin for answer in part.found.values() for pin in answer.pins.values())
+        with _explained(project, part.prover.upgrade, pins):
+            by_platform[platform] = _merged(project, part.found)
     return resolution.joined(by_platform, _direct_markers(project))
+
+
+@contextmanager
+def _explained(project: Project, upgrade: Upgrade, pins: Iterable[Pin]) -> Iterator[None]:
+    """A release without wheel is told with who brings it, and where the old lock pins it, how it may move."""
+    try:
+        yield
+    except NoWheelError as error:
+        found = {pin.name: pin for pin in pins}
+        told = re.search(r"(?P<name>[\w.-]+)(?:==| )(?P<version>\S+) has no wheel", error.message)
+        if told is None or told["name"] not in found:
+            raise
+        name = told["name"]
+        way = _way_to(name, found)
+        error.message += f"\n  {' → '.join(way)}" if len(way) > 2 else ""
+        old = {pin.name: pin.version for pin in project.lock.pins} if project.lock else {}
+        moving = {package.partition("==")[0] for package in upgrade.packages}
+        if old.get(name) == told["version"] and not upgrade.everything and name not in moving:
+            error.hint = f"`mlenv lock -P {name}` lets the old lock's pin move; {error.hint}"
+        raise
+
+
+def _way_to(name: str, pins: Mapping[str, Pin]) -> list[str]:
+    """One way from a file to a package: ``-r requirements.in``, what it requires, ..., the package."""
+    way = [name]
+    while (pin := pins.get(way[0])) is not None and not resolution.is_file(way[0]):
+        above = [via for via in resolution.parents(pin) if via not in way]
+        if not above:
+            break
+        way.insert(0, next((via for via in above if resolution.is_file(via)), above[0]))
+    return way
 
 
 def _merged(project: Project, found: Mapping[str, Resolved]) -> dict[str, Pin]:
