@@ -79,10 +79,19 @@ class Session:
         return root, start
 
     @property
-    def within_member(self) -> Member | None:
-        """The member of a workspace whose folder was named or is stood in."""
+    def member_folder(self) -> tuple[Path, str] | None:
+        """(workspace, folder in it as POSIX) of the member that was named or is stood in, an empty one among them."""
+        from mlenv import settings, workspace
+        from mlenv.location import workspaces_above
+
         root, start = self._place
-        return self._member_at(root, start) if start != root else None
+        if root != start and (member := self._member_at(root, start)) is not None:
+            return root, member.folder
+        for above in workspaces_above(start):
+            folder = start.relative_to(above).as_posix()
+            if workspace.is_awaited(above, settings.load(above, environ=self.environ)[0], folder):
+                return above, folder
+        return None
 
     def _member_at(self, root: Path, folder: Path) -> Member | None:
         """The member of the workspace at ``root`` that a folder belongs to. Raises ProjectError."""

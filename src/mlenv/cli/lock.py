@@ -36,8 +36,9 @@ def init_command(session: Session, *, backends: tuple[str, ...], nightly: bool, 
     """
     from mlenv.commands import init
 
-    if (member := session.within_member) is not None:
-        raise init.in_member(member, session.root, backends=backends, nightly=nightly, python=python)
+    if (found := session.member_folder) is not None:
+        workspace, folder = found
+        raise init.in_member(folder, workspace, backends=backends, nightly=nightly, python=python)
     root = (session.folder or Path.cwd()).resolve()
     session.show(
         init.init(root, backends=backends, channels=("stable", "nightly") if nightly else ("stable",), python=python)

@@ -20,7 +20,6 @@ from mlenv.report import Finding, Outcome
 from mlenv.requirements import split_index_lines
 from mlenv.system.files import write_atomically
 from mlenv.values import dataclass
-from mlenv.workspace import Member
 
 DEFAULT_BACKENDS = ("cpu", "cu126", "cu130", "cu132")
 HOOK = """\
@@ -82,13 +81,14 @@ def init(
     return Outcome(text="\n".join(lines), data=data, findings=findings)
 
 
-def in_member(member: Member, root: Path, *, backends: Iterable[str], nightly: bool, python: str | None) -> UsageError:
+def in_member(folder: str, root: Path, *, backends: Iterable[str], nightly: bool, python: str | None) -> UsageError:
     """What is said in a member of the workspace at ``root``: what ``init`` writes is the whole workspace's."""
     words = ["--project", os.path.relpath(root), "init"]
     words += [word for backend in backends for word in ("--backend", backend)]
     words += [*(["--nightly"] if nightly else []), *(["--python", python] if python else [])]
-    message = f"{member.folder} is a member of the workspace at {root}; overlays and indexes are the workspace's"
-    return UsageError(f"{message}, nothing was written", hint=f"`mlenv {shlex.join(words)}` adds what is missing there")
+    message = f"{folder} is a member's folder in the workspace at {root}; overlays and indexes are the workspace's"
+    hint = f"`mlenv {shlex.join(words)}` adds what is missing there; a member needs a requirements.in and no more"
+    return UsageError(f"{message}, nothing was written", hint=hint)
 
 
 def _default_backends(root: Path) -> tuple[str, ...]:
