@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from mlenv import indexes as index_module
 from mlenv.bundle import BUILD
 from mlenv.clock import Clock
 from mlenv.errors import EnvironmentBuildError, IntegrityError, MlenvError
+from mlenv.local_projects import build_requirements
 from mlenv.machine import Machine
 from mlenv.plan import Plan
 from mlenv.project import Project
@@ -282,9 +284,17 @@ def _install_local(
         against.require_tools(one.written, one.path, chosen, place)
     generation.require_private(place.generation, env=uv.env)
     if others := [one.line_for_uv() for one in local if one not in named]:
-        uv_module.install_local(uv, requirements=others, python=place.interpreter, config=place.config)
+        given = _given(project)
+        uv_module.install_local(uv, requirements=others, python=place.interpreter, config=place.config, given=given)
     for one in named:
         against.install_local(uv, one, chosen, place, progress=progress)
+
+
+def _given(project: Project) -> set[str]:
+    """The packages whose folders the workspace and the requirements name; what a build itself needs is found by uv."""
+    local = project.requirements.local_projects
+    tools = {re.split(r"[^A-Za-z0-9._-]", line.strip())[0] for one in local for line in build_requirements(one)}
+    return {*project.workspace.packages, *(one.name for one in local if one.name)} - set(map(canonicalize_name, tools))
 
 
 def _write_plan(project: Project, chosen: Plan, path: Path, *, below: Plan | None) -> None:

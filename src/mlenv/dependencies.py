@@ -33,6 +33,11 @@ def of_backend(project: Project, uv: Uv, backend: str, *, platform: str) -> Grap
     part = project.of_lock(backend)
     if part.lock is None:
         raise FindingError("there is no lock", path=part.settings.lock, hint=drift.RELOCK)
+    found = _of_part(part, uv, backend, platform)
+    return replace(found, findings=(*found.findings, *project.apart))
+
+
+def _of_part(part: Project, uv: Uv, backend: str, platform: str) -> Graph:
     if stale := drift.check_lock(part):
         why = f"{part.settings.lock} is not current: {stale[0].message}"
         return _of_lock(part, backend, platform, why=why, hint=stale[0].hint)

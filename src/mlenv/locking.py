@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ from mlenv.solve import Question
 from mlenv.system import process
 from mlenv.system import uv as uv_module
 from mlenv.system.uv import Upgrade, Uv
+from mlenv.system.uv_messages import MOVE_THE_OTHER
 from mlenv.values import dataclass
 
 Progress = Callable[[str], None]
@@ -146,18 +148,28 @@ def _members_named(project: Project) -> Iterator[None]:
         yield
     except ConflictError as error:
         if project.workspace.members and project.member is None:
-            lines = dict.fromkeys(_lines_in(error.message, project))
+            lines = dict(_lines_in(error.message, project))
             error.message = "\n".join([error.message, *(f"  {line}" for line in lines)])
-            error.hint = f"{error.hint}; a member that can't agree is resolved by itself with isolated = true"
+            if len(lines) > 1 and error.hint:  # no pin is in the way that could move
+                error.hint = error.hint.replace(MOVE_THE_OTHER, "")
+            error.hint = f"{error.hint}; {_apart(project, lines.values())}"
         raise
 
 
-def _lines_in(message: str, project: Project) -> Iterator[str]:
-    """The direct requirements that a message speaks of, with file and line."""
+def _apart(project: Project, paths: Iterable[str]) -> str:
+    """Where it is written that one of the members which these files belong to is resolved by itself."""
+    members = [project.workspace.holding(posixpath.dirname(path)) for path in paths]
+    files = dict.fromkeys(f"{member.folder}/{PROJECT_FILE}" for member in members if member is not None)
+    where = " or ".join(files) or f"its {PROJECT_FILE}"
+    return f"a member that can't agree is resolved by itself: isolated = true in [tool.mlenv] of {where}"
+
+
+def _lines_in(message: str, project: Project) -> Iterator[tuple[str, str]]:
+    """The direct requirements that a message speaks of, with file and line, and the file alone."""
     for file, entry in project.requirements.direct:
         text = canonical(entry.requirement).partition(" ;")[0]
         if re.search(rf"(?<![\w.-]){re.escape(text)}(?![\w.,<>=!~\[-]*[\w\]])", message):
-            yield f"{file.path}:{entry.line} requires {entry.requirement}"
+            yield f"{file.path}:{entry.line} requires {entry.requirement}", file.path
 
 
 def _require_one_python(part: Project, views: Sequence[Project]) -> None:
@@ -387,7 +399,8 @@ def _on_platform(
         project=project, uv=uv, platform=platform, question=question, upgrade=wish.upgrade, progress=progress
     )
     try:
-        found = prover.agree(there)
+        with _explained(project, wish.upgrade, project.lock.pins if project.lock else ()):
+            found = prover.agree(there)
     except NoWheelError as error:
         raise heldback.instead_of(error, prover, there, sorted(question.direct)) from error
     _refuse_collisions(found)
@@ -586,8 +599,43 @@ def question_of(project: Project, *, python: str, platform: str, seed: str) -> Q
 
 def _application(project: Project, parts: Mapping[str, _OnPlatform]) -> list[Pin]:
     """The union of every backend's Application on every platform; each release has a wheel or may be built."""
-    by_platform = {platform: _merged(project, part.found) for platform, part in parts.items()}
+    by_platform = {}
+    for platform, part in parts.items():
+        pins = (pin for answer in part.found.values() for pin in answer.pins.values())
+        with _explained(project, part.prover.upgrade, pins):
+            by_platform[platform] = _merged(project, part.found)
     return resolution.joined(by_platform, _direct_markers(project))
+
+
+@contextmanager
+def _explained(project: Project, upgrade: Upgrade, pins: Iterable[Pin]) -> Iterator[None]:
+    """A release without wheel is told with who brings it, and where the old lock pins it, how it may move."""
+    try:
+        yield
+    except NoWheelError as error:
+        found = {pin.name: pin for pin in pins}
+        told = re.search(r"(?P<name>[\w.-]+)(?:==| )(?P<version>\S+) has no wheel", error.message)
+        if told is None or told["name"] not in found:
+            raise
+        name = told["name"]
+        way = _way_to(name, found)
+        error.message += f"\n  {' → '.join(way)}" if len(way) > 2 else ""
+        old = {pin.name: pin.version for pin in project.lock.pins} if project.lock else {}
+        moving = {package.partition("==")[0] for package in upgrade.packages}
+        if old.get(name) == told["version"] and not upgrade.everything and name not in moving:
+            error.hint = f"`mlenv lock -P {name}` lets the old lock's pin move; {error.hint}"
+        raise
+
+
+def _way_to(name: str, pins: Mapping[str, Pin]) -> list[str]:
+    """One way from a file to a package: ``-r requirements.in``, what it requires, ..., the package."""
+    way = [name]
+    while (pin := pins.get(way[0])) is not None and not resolution.is_file(way[0]):
+        above = [via for via in resolution.parents(pin) if via not in way]
+        if not above:
+            break
+        way.insert(0, next((via for via in above if resolution.is_file(via)), above[0]))
+    return way
 
 
 def _merged(project: Project, found: Mapping[str, Resolved]) -> dict[str, Pin]:

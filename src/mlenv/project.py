@@ -162,6 +162,20 @@ class Project:
         message = f"{where} names {name}, and {missing}"
         return ProjectError(message, path=PROJECT_FILE, line=line_of(self.root, keys), hint=hint)
 
+    def require_chosen(self, backend: str) -> None:
+        """Raise ProjectError where there is an overlay of that name and the line ``backends`` leaves it out."""
+        chosen, origin = self.settings.backends, self.settings.origins.get("backends", "")
+        if not chosen or backend in chosen or backend not in self.of_all.overlay_files or origin == COMMAND_LINE:
+            return
+        folder = self.member.folder if self.member is not None and origin.startswith(f"{self.member.folder}/") else ""
+        path = f"{folder}/{PROJECT_FILE}" if folder else PROJECT_FILE
+        raise ProjectError(
+            f"[tool.mlenv] backends is {', '.join(chosen)}, and leaves {backend} out",
+            path=path,
+            line=line_of(self.root / folder, ("backends",)),
+            hint=f"add {backend} to that line, then `mlenv lock`; or take {' or '.join(chosen)}",
+        )
+
     def _overlay_hint(self, name: str, found: Collection[str]) -> str:
         """The backend that may have been meant, where none of that name can be added by ``mlenv init``."""
         adding = self.catalogue.overlay_hint(name)
@@ -205,6 +219,17 @@ class Project:
 
         return read(self.root, self.whole or self.settings)
 
+    @property
+    def apart(self) -> tuple[Finding, ...]:
+        """At a workspace's root: a note that names the members that its lock says nothing of."""
+        names = [member.name for member in self.workspace.members if member.isolated] if self.member is None else []
+        if not names:
+            return ()
+        import shlex
+
+        message = f"without {', '.join(names)} (isolated): `--member {shlex.quote(names[0])}` looks there"
+        return (Finding(kind="members-apart", message=message, severity="note"),)
+
     def of_member(self, member: Member) -> Project:
         """The project as one member sees it: its own requirements, lock and environment."""
         settings = replace(member.settings, index_urls=self.settings.index_urls)
@@ -233,11 +258,17 @@ class Project:
             )
         for name in names:
             if name not in known:
-                listed = did_you_mean(
-                    name, known, otherwise=f'[tool.mlenv.workspace] members = ["requirements-{name}.in"]'
-                )
-                raise UsageError(f"there is no group {name!r}", hint=listed)
+                raise UsageError(f"there is no group {name!r}", hint=self._group_hint(name, known))
         return tuple(self.of_all.of_member(member) for member in self.workspace.members if member.name in names)
+
+    def _group_hint(self, name: str, known: Collection[str]) -> str:
+        """Where the group is, if one of the pyproject.toml's has it: it is a part of what that member requires."""
+        own = self.settings.requirements
+        everybody = (path for member in self.workspace.members for path in member.settings.requirements)
+        for path in dict.fromkeys((*own, *everybody)):
+            if path.endswith(PROJECT_FILE) and _has_group(read_text(self.root / path, shown=path) or "", name):
+                return f'write groups = ["{name}"] into [tool.mlenv] of {path}, which has that group; then `mlenv lock`'
+        return did_you_mean(name, known, otherwise=f'[tool.mlenv.workspace] members = ["requirements-{name}.in"]')
 
     def with_groups(self, groups: Collection[Project]) -> Project:
         """The project with what development lists require, at the pins of their locks, which agree with its own."""
@@ -396,6 +427,7 @@ class Project:
                 hint=f"`mlenv foundation upgrade --nightly --backend {backend}` writes it",
             )
         if backend not in self.overlays:
+            self.require_chosen(backend)
             known = ", ".join(self.overlays) or "none"
             raise ProjectError(
                 f"backend {backend} has no overlay: {CONSTRAINTS}/{backend}.txt is missing (there are: {known})",
@@ -433,6 +465,16 @@ def read_text(path: Path, *, shown: str) -> str | None:
     except OSError as error:
         hint = "check what it is and its permissions"
         raise ProjectError(f"can't be read: {error.strerror}", path=shown, hint=hint) from error
+
+
+def _has_group(text: str, name: str) -> bool:
+    """Whether ``[dependency-groups]`` of a pyproject.toml has the group; one that can't be parsed has none."""
+    import tomllib
+
+    try:
+        return name in tomllib.loads(text).get("dependency-groups", {})
+    except (ValueError, RecursionError):
+        return False
 
 
 def _minor(version: str) -> str:

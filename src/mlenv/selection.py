@@ -99,7 +99,7 @@ def select(
     guessed. Raises UsageError where CI is set, or an ``image`` is built, and nothing says which; NoBackendError,
     ProjectError.
     """
-    from mlenv.backend import Automatic, choose
+    from mlenv.backend import Automatic, Named, choose
 
     asked = request(project, backend=backend, flag=flag)
     guess = (image and not machine.visible_gpus) or (unguessed(project.environ, machine) and not described)
@@ -109,6 +109,8 @@ def select(
             f"{where} and no GPU is visible: a backend is not guessed here",
             hint="name one: --cpu, --cuda13, --backend B, or [tool.mlenv] backend",
         )
+    if isinstance(asked, Named):
+        project.require_chosen(asked.backend)
     return choose(
         catalogue=project.catalogue,
         machine=machine,

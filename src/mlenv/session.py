@@ -78,6 +78,21 @@ class Session:
                 return folder, start
         return root, start
 
+    @property
+    def member_folder(self) -> tuple[Path, str] | None:
+        """(workspace, folder in it as POSIX) of the member that was named or is stood in, an empty one among them."""
+        from mlenv import settings, workspace
+        from mlenv.location import workspaces_above
+
+        root, start = self._place
+        if root != start and (member := self._member_at(root, start)) is not None:
+            return root, member.folder
+        for above in workspaces_above(start):
+            folder = start.relative_to(above).as_posix()
+            if workspace.is_awaited(above, settings.load(above, environ=self.environ)[0], folder):
+                return above, folder
+        return None
+
     def _member_at(self, root: Path, folder: Path) -> Member | None:
         """The member of the workspace at ``root`` that a folder belongs to. Raises ProjectError."""
         from mlenv import settings, workspace
@@ -183,12 +198,15 @@ class Session:
         import shlex
 
         words = [] if self.folder is None else ["--project", str(self.folder)]
+        root, start = vars(self).get("_place", (None, None))
+        if root != start:  # `init` works in the folder where it is called, everything else finds its project
+            hint = hint.replace("`mlenv init", f"`mlenv --project {shlex.quote(os.path.relpath(root))} init")
         words += [] if self.member is None else ["--member", self.member]
         here = f"`mlenv {shlex.join(words)} " if words else "`mlenv "
         with_words = (
             re.sub("`mlenv lock`", lambda _: f"`mlenv lock {self.lock_words}`", hint) if self.lock_words else hint
         )
-        return with_words.replace("`mlenv ", here)
+        return re.sub("`mlenv (?!--project )", lambda _: here, with_words)
 
     def show(self, outcome: Outcome) -> NoReturn:
         """Print an outcome and leave with its exit status."""

@@ -102,6 +102,14 @@ def read(root: Path, settings: Settings) -> Workspace:
     return Workspace(members=tuple(_named_apart(members)))
 
 
+def is_awaited(root: Path, settings: Settings, folder: str) -> bool:
+    """Whether a pattern of the workspace at ``root`` takes a folder (POSIX) in, once there is something to require."""
+    declared = settings.workspace or _of_uv(root)
+    if declared is None or any(folder in _matches(root, pattern) for pattern in declared.exclude):
+        return False
+    return any(folder in _matches(root, pattern) for pattern in declared.members if not pattern.endswith(".in"))
+
+
 def _document(folder: Path) -> Mapping[str, Any]:
     try:
         text = read_text(folder / PROJECT_FILE, shown=PROJECT_FILE) or ""

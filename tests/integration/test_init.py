@@ -207,3 +207,20 @@ def test_a_workspace_needs_no_requirements_of_its_own_and_every_member_has_an_en
     for name in (".gitignore", ".dockerignore"):
         assert (tmp_path / name).read_text() == "**/.venv\n**/.venv.before-mlenv*\n**/.mlenv\n"
     assert "nothing was written" in init(tmp_path, backends=(), python=None).text
+
+
+@pytest.mark.parametrize("folder", ["apps/a", "apps/a/src", "apps/new"])
+def test_a_member_gets_nothing_of_its_own(tmp_path: Path, run_mlenv: RunProgram, folder: str) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.mlenv.workspace]\nmembers = ["apps/*"]\n')
+    (tmp_path / "apps/a/src").mkdir(parents=True)
+    (tmp_path / "apps/a/requirements.in").write_text("")
+    (tmp_path / "apps/new").mkdir()
+    done = run_mlenv("init", "--backend", "cu130", cwd=tmp_path / folder)
+    root = "/".join(".." for _ in folder.split("/"))
+    assert (done.code, f"`mlenv --project {root} init --backend cu130`" in done.err) == (2, True), done
+    assert not list((tmp_path / "apps/new").iterdir())
+    assert sorted(path.name for path in (tmp_path / "apps/a").iterdir()) == ["requirements.in", "src"]
+    refused = run_mlenv("sync", "--backend", "cu130", cwd=tmp_path / folder)
+    assert f"`mlenv --project {root} init --backend cu130` adds it" in refused.err, refused
+    assert run_mlenv("--project", root, "init", "--backend", "cu130", cwd=tmp_path / folder).code == 0
+    assert (tmp_path / "constraints/cu130.txt").is_file()

@@ -591,6 +591,22 @@ def test_a_release_without_wheel_is_exit_5_and_never_an_older_one(
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("static", [True, False])
+def test_an_old_pin_without_wheel_is_told_with_who_brings_it_and_may_move(
+    bench: MakeBench, tmp_path: Path, static: bool
+) -> None:
+    top, middle = Package("top", "1.0", requires=["middle"]), Package("middle", "1.0", requires=["sourced"])
+    old = _sdist("sourced", "1.0", tmp_path / "ran", static=static)
+    made = bench("top\n", top, middle, Package("sourced", "2.0"), old)
+    made.lock()
+    made.write("requirements.txt", made.text.replace("sourced==2.0", "sourced==1.0"))
+    said = made.refused(5)
+    assert "-r requirements.in → top → middle → sourced" in said
+    assert "hint: `mlenv lock -P sourced` lets the old lock's pin move; " in said
+    made.lock("-P", "sourced")
+    assert made.pins["sourced"] == "2.0"
+
+
 def test_a_release_with_a_wheel_for_another_platform_alone_is_exit_5(bench: MakeBench, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     windows = Package("sourced", "2.0", tag="cp311-cp311-win_amd64")

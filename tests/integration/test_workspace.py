@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlenv import lockfile
+from support.git import Repository
 from support.index import LoopbackIndex
 from support.interpreter import Finished, ProjectFactory, RunProgram
 from support.wheels import Package
@@ -205,7 +207,9 @@ def test_a_conflict_names_both_members_and_one_of_them_can_be_apart(apps: Apps) 
     assert refused.code == 5
     assert "apps/trainer/requirements.in:3 requires kit>=2" in refused.err
     assert "my notebooks/requirements.in:1 requires kit<2" in refused.err
-    assert "isolated = true" in refused.err
+    files = "apps/trainer/pyproject.toml or my notebooks/pyproject.toml"
+    assert f"isolated = true in [tool.mlenv] of {files}" in refused.err
+    assert "lock -P" not in refused.err  # both are lines of files, and no pin is in the way
     assert apps.locks == {}
 
     apps.write("my notebooks", {"pyproject.toml": "[tool.mlenv]\nisolated = true\n"})
@@ -246,6 +250,8 @@ def test_members_that_need_each_other(apps: Apps) -> None:
 
 
 def test_sync_builds_a_members_environment_with_its_own_package_and_those_it_needs(apps: Apps) -> None:
+    with (apps.root / "apps/service/pyproject.toml").open("a") as file:
+        file.write("[tool.uv.sources]\ncommon = { workspace = true }\n")  # as it was in a workspace of uv's
     assert apps.run("lock").code == 0
     done = apps.run("sync", "--cpu", "--verify", "metadata", within="apps/service/src")
     assert done.code == 0, done
@@ -359,3 +365,52 @@ def test_any_members_lock_is_closed_and_shares_its_pins(apps: Apps, run_uv: RunP
         for words in steps:
             done = run_uv(*words, cwd=apps.root)
             assert done.code == 0, done
+
+
+def test_doctor_says_where_a_members_environment_would_be_committed(apps: Apps) -> None:
+    Repository.make(apps.root)
+    (apps.root / ".gitignore").write_text("/.venv\n")
+    told = ".gitignore does not have apps/service/.venv and 3 more"
+    assert told in apps.run("doctor", "--offline", within="apps/trainer").out
+    assert apps.run("init").code == 0
+    assert ".gitignore does not have" not in apps.run("doctor", "--offline").out
+
+
+def test_why_at_the_root_says_which_members_have_a_package_and_by_which_of_their_lines(apps: Apps) -> None:
+    isolated = {"requirements.in": "wants-kit\n", "pyproject.toml": "[tool.mlenv]\nisolated = true\n"}
+    apps.write("apps/legacy", isolated)
+    assert apps.run("lock").code == 0
+
+    def why(name: str) -> list[str]:
+        return apps.run("why", "--backend", "cpu", name).out.splitlines()[1:]
+
+    assert why("fast-lib") == ["  in the lock of service", "  apps/service/pyproject.toml:4 kit → fast-lib"]
+    assert why("plot-lib") == ["  in the lock of trainer", "  apps/trainer/requirements.in:2 common → plot-lib"]
+    everybody = "apps/service/pyproject.toml:4, apps/trainer/requirements.in:3, my notebooks/requirements.in:1"
+    assert why("kit") == ["  in the lock of service, trainer, my notebooks", f"  {everybody} kit"]  # each line once
+
+    for name, member, told in (("wants-kit", "legacy", "is isolated"), ("dev-tool", "dev", "is a development list")):
+        done = apps.run("why", name)
+        assert (done.code, f"{member}, which {told}, has it" in done.err) == (1, True), done
+        assert f"`mlenv why --member {member} {name}`" in done.err
+        assert apps.run("why", "--member", member, name).code == 0
+    for command in (["tree"], ["why", "kit"], ["outdated"]):
+        assert "without legacy (isolated): `--member legacy` looks there" in apps.run(*command).err
+    assert "isolated" not in apps.run("tree", "--member", "legacy").err
+
+
+def test_all_environments_are_built_and_checked_each_with_what_is_wrong_in_it(apps: Apps) -> None:
+    apps.world.configure('[tool.mlenv.workspace]\nmembers = ["apps/trainer", "my notebooks", "libs/common"]\n')
+    assert apps.run("lock").code == 0
+    done = apps.run("sync", "--all", "--cpu", "--verify", "metadata")
+    assert done.code == 0, done
+    cut = [line for line in done.err.splitlines() if re.search("Prepared|Installed|packages in|^[^:]*: in ", line)]
+    assert cut
+    assert all(re.search(r": (Prepared|Installed) \d+ packages? in \d", line) for line in cut), cut
+
+    shutil.rmtree(site_of(apps.root / "my notebooks/.venv") / "kit-1.0.dist-info")
+    done = apps.run("sync", "--all", "--check")
+    lines = done.out.splitlines()
+    assert (done.code, lines[:3]) == (1, ["trainer: checked", "common: checked", "my notebooks: differs"]), done
+    assert lines[3].startswith("  error: my notebooks/.venv: kit 1.0 was removed")
+    assert lines[-1] == "  hint: run `mlenv --member 'my notebooks' sync --backend cpu`"

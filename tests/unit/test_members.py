@@ -275,3 +275,19 @@ def test_members_come_after_those_they_need_even_in_a_circle() -> None:
 
     assert order({"a": ["c"], "b": [], "c": ["b"]}) == ["b", "c", "a"]
     assert order({"a": ["b"], "b": ["a"], "c": ["c"]}) == ["c", "a", "b"]
+
+
+def test_a_dependency_group_is_told_with_the_setting_that_takes_it(tmp_path: Path) -> None:
+    for name, more in (("a", '[dependency-groups]\ntest = ["pytest"]\n'), ("b", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "pyproject.toml").write_text(f'[project]\nname = "{name}"\nversion = "1"\n{more}')
+    (tmp_path / "pyproject.toml").write_text('[tool.mlenv.workspace]\nmembers = ["a", "b"]\n')
+    whole = opened(tmp_path)
+    for project in (whole, whole.of_member(whole.workspace.member("a"))):
+        with pytest.raises(UsageError) as caught:
+            project.of_groups(["test"])
+        told = 'groups = ["test"] into [tool.mlenv] of a/pyproject.toml, which has that group'
+        assert told in str(caught.value.hint)
+    with pytest.raises(UsageError) as caught:
+        whole.of_groups(["docs"])
+    assert "requirements-docs.in" in str(caught.value.hint)

@@ -81,6 +81,21 @@ def test_what_can_not_be_chosen(
         selection.select(opened(open_project), NOTHING_VISIBLE, backend=backend, flag=flag, force=False)
 
 
+def test_an_overlay_that_the_settings_leave_out_is_told_with_its_line(open_project: object) -> None:
+    found = opened(open_project, 'backends = ["cpu"]')
+    with pytest.raises(ProjectError, match="backends is cpu, and leaves cu130 out") as caught:
+        selection.select(found, NOTHING_VISIBLE, backend="cu130", flag=None, force=False)
+    assert caught.value.where == "pyproject.toml:2"
+    (found.root / "apps/a").mkdir(parents=True)
+    (found.root / "apps/a/pyproject.toml").write_text('[tool.mlenv]\n\nbackends = ["cpu"]\n')
+    (found.root / "apps/a/requirements.in").write_text("")
+    (found.root / "pyproject.toml").write_text('[tool.mlenv.workspace]\nmembers = ["apps/*"]\n')
+    whole = Project(root=found.root, settings=load(found.root, environ={})[0], environ={})
+    with pytest.raises(ProjectError) as caught:
+        whole.of_member(whole.workspace.member("a")).overlay("cu130")
+    assert caught.value.where == "apps/a/pyproject.toml:3"
+
+
 def test_declared_are_the_overlays_with_their_torch(open_project: object) -> None:
     assert dict(selection.declared(opened(open_project))) == {"cpu": "2.14.1", "cu130": "2.14.1"}
 

@@ -159,12 +159,13 @@ def test_an_installation_that_fails(recorder: Recorder, said: str, kind: type[Ex
 
 
 def test_local_projects_are_installed_without_their_dependencies(recorder: Recorder) -> None:
-    uv.install_local(HOW, requirements=["-e ./app", "./libs/x"], python=PYTHON, config=Path("uv.toml"))
+    lines = ["-e ./app", "./libs/x"]
+    uv.install_local(HOW, requirements=lines, python=PYTHON, config=Path("uv.toml"), given={"x", "app"})
     assert recorder.calls == [
         words(
             """
             /opt/uv pip install --no-deps --python /opt/python3.11 --config-file uv.toml
-            --editable ./app ./libs/x --quiet
+            --editable ./app ./libs/x --no-sources-package app --no-sources-package x --quiet
             """
         )
     ]
@@ -174,7 +175,7 @@ def test_a_local_project_is_built_anew_against_what_is_installed(recorder: Recor
     uv.install_local_against(
         HOW, requirement="./x", name="x", python=PYTHON, config=Path("uv.toml"), path="/gen/bin:/bin", folder=tmp_path
     )
-    assert recorder.calls[0][-4:] == words("./x --no-build-isolation-package x --quiet")
+    assert recorder.calls[0][-4:] == words("--no-build-isolation-package x --no-sources --quiet")
     assert recorder.envs[0]["PATH"] == "/gen/bin:/bin"
     anew = Path(recorder.envs[0]["DIST_EXTRA_CONFIG"]).read_text()
     assert anew == f"[build]\nbuild_base = {tmp_path}/build\nforce = 1\n"

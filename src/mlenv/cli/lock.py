@@ -36,6 +36,9 @@ def init_command(session: Session, *, backends: tuple[str, ...], nightly: bool, 
     """
     from mlenv.commands import init
 
+    if (found := session.member_folder) is not None:
+        workspace, folder = found
+        raise init.in_member(folder, workspace, backends=backends, nightly=nightly, python=python)
     root = (session.folder or Path.cwd()).resolve()
     session.show(
         init.init(root, backends=backends, channels=("stable", "nightly") if nightly else ("stable",), python=python)

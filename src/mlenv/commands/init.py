@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -77,6 +79,16 @@ def init(
         lines += ["", "for a pre-commit hook, put this into .pre-commit-config.yaml:", "", HOOK.rstrip()]
     data = {"written": [write.path for write in writes], "python": target, "backends": list(chosen), "hook": HOOK}
     return Outcome(text="\n".join(lines), data=data, findings=findings)
+
+
+def in_member(folder: str, root: Path, *, backends: Iterable[str], nightly: bool, python: str | None) -> UsageError:
+    """What is said in a member of the workspace at ``root``: what ``init`` writes is the whole workspace's."""
+    words = ["--project", os.path.relpath(root), "init"]
+    words += [word for backend in backends for word in ("--backend", backend)]
+    words += [*(["--nightly"] if nightly else []), *(["--python", python] if python else [])]
+    message = f"{folder} is a member's folder in the workspace at {root}; overlays and indexes are the workspace's"
+    hint = f"`mlenv {shlex.join(words)}` adds what is missing there; a member needs a requirements.in and no more"
+    return UsageError(f"{message}, nothing was written", hint=hint)
 
 
 def _default_backends(root: Path) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def outdated(project: Project, uv: Uv, *, direct: bool, progress: Progress) -> O
     Raises FindingError without a lock, PackageIndexError.
     """
     rows: list[_Row] = []
-    findings: list[Finding] = []
+    findings: list[Finding] = list(project.apart)
     lines: list[str] = []
     for part in project.locks:
         if part.lock is None:

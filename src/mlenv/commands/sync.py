@@ -170,7 +170,8 @@ def _with_lock(project: Project, uv: Uv, request: Request, *, progress: Progress
     if project.lock_text is None and not request.locked:
         from mlenv import locking
 
-        progress(f"there is no {project.settings.lock} yet; making it")
+        makes = "the workspace's locks" if project.workspace.members else "it"
+        progress(f"there is no {project.settings.lock} yet; making {makes}")
         if project.workspace.members:
             _lock_all(project.of_all, uv, request, held=project.member is None, progress=progress)
             return replace(project)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,6 +15,8 @@ from mlenv.graph import Graph, Origin
 from mlenv.project import Project
 from mlenv.report import Outcome
 from mlenv.requirement_lines import Named
+from mlenv.values import dataclass
+from mlenv.workspace import Member
 
 _MOST_SHOWN = 20
 
@@ -28,12 +31,15 @@ def why(project: Project, graph: Graph, name: str) -> Outcome:
     if name not in graph.nodes:
         raise _not_there(part, graph, name)
     node = graph.nodes[name]
-    chains = list(islice(graph.chains(name), _MOST_SHOWN + 1))
+    members = _members(part, graph, name)
+    chains = list(islice(_ways(graph, name, members), _MOST_SHOWN + 1))
     pinned, bounds = _pin(part, graph, name), list(_bounds(part, graph, name))
     layer = f"foundation of {graph.backend}" if node.layer == "foundation" else node.layer
     lines = [f"{name}{f' {node.version}' if node.version else ''}: {layer}{f', pinned by {pinned}' if pinned else ''}"]
+    holding = [member.name for member in members if member.has]
+    lines += [f"  in the lock of {', '.join(holding)}"] if holding else []
     lines += [f"  bounded by {origin} ({origin.text})" for origin in bounds]
-    lines += [f"  {_in_words(graph, chain)}" for chain in chains[:_MOST_SHOWN]]
+    lines += [f"  {', '.join(map(str, origins))} {' → '.join(chain)}" for origins, chain in chains[:_MOST_SHOWN]]
     if len(chains) > _MOST_SHOWN:
         lines.append(f"  and more: `mlenv tree --backend {graph.backend} --invert --package {name}`")
     data = {
@@ -44,7 +50,8 @@ def why(project: Project, graph: Graph, name: str) -> Outcome:
         "platform": graph.platform,
         "pinned_by": vars(pinned) if pinned else None,
         "bounds": [vars(origin) for origin in bounds],
-        "chains": [_data(graph, chain) for chain in chains[:_MOST_SHOWN]],
+        "members": holding,
+        "chains": [_data(origins, chain) for origins, chain in chains[:_MOST_SHOWN]],
         "more": len(chains) > _MOST_SHOWN,
         "whole": graph.whole,
     }
@@ -52,16 +59,69 @@ def why(project: Project, graph: Graph, name: str) -> Outcome:
     return Outcome(text="\n".join(lines), data=data, findings=tuple(findings))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Holder:
+    """A member, the files that it requires from, and whether its lock has the package."""
+
+    name: str
+    files: frozenset[str]
+    has: bool
+
+
+def _members(part: Project, graph: Graph, name: str) -> list[_Holder]:
+    """At a workspace's root, of a package that locks have: the members that are resolved as one."""
+    if part.member is not None or graph.nodes[name].layer != "application":
+        return []
+    views = {member.name: part.of_member(member).of_lock(graph.backend) for member in part.workspace.together}
+    return [
+        _Holder(
+            name=member,
+            files=frozenset(file.path for file in view.requirements.files),
+            has=view.lock is None or name in {pin.name for pin in view.lock.pins},
+        )
+        for member, view in views.items()
+    ]
+
+
+def _ways(graph: Graph, name: str, members: Sequence[_Holder]) -> Iterator[tuple[tuple[Origin, ...], tuple[str, ...]]]:
+    """Every chain, and the lines that it starts from: none of a member that gets along without the package.
+
+    What a package's own file asks for comes from that line, and not once more by way of the package.
+    """
+    known = {path for member in members for path in member.files}
+    holding = {path for member in members if member.has for path in member.files}
+    for chain in graph.chains(name):
+        told = {origin.path for origin in graph.nodes[chain[1]].origins} if len(chain) > 1 else set()
+        own = told if graph.nodes[chain[0]].layer == "local project" else set()
+        origins = tuple(
+            origin
+            for origin in graph.nodes[chain[0]].origins
+            if origin.path not in own and (origin.path in holding or origin.path not in known)
+        )
+        if origins:
+            yield origins, chain
+
+
 def _not_there(part: Project, graph: Graph, name: str) -> FindingError:
     missing = next((finding for finding in graph.findings if finding.severity == "warning"), None)
     if missing is not None and (part.names.owns(name) or (part.lock is not None and name in part.lock.excluded)):
         return FindingError(f"{name} is foundation, and {missing.message}", hint=missing.hint)
     message = f"{name} is not in the environment of {graph.backend}"
+    if (apart := _apart(part, name)) is not None:
+        told = f"{message}; {apart.name}, which is {'a development list' if apart.group else 'isolated'}, has it"
+        return FindingError(told, hint=f"`mlenv why --member {shlex.quote(apart.name)} {name}`")
     if part.lock is not None and name in part.lock.excluded:
         others = [backend for backend in part.locked_overlays if backend != graph.backend]
         hint = f"another backend's foundation has it: `mlenv why --backend {others[0] if others else 'B'} {name}`"
         return FindingError(message, hint=hint)
     return FindingError(message, hint=did_you_mean(name, graph.nodes, otherwise="`mlenv tree` shows what is there"))
+
+
+def _apart(part: Project, name: str) -> Member | None:
+    """At a workspace's root: a member with a lock of its own that has the package."""
+    apart = [one for one in part.workspace.members if one.isolated or one.group] if part.member is None else []
+    locks = ((member, part.of_member(member).lock) for member in apart)
+    return next((member for member, lock in locks if lock is not None and name in {p.name for p in lock.pins}), None)
 
 
 def _pin(part: Project, graph: Graph, name: str) -> Origin | None:
@@ -88,11 +148,5 @@ def _bounds(part: Project, graph: Graph, name: str) -> Iterator[Origin]:
                 yield Origin(path=file.path, line=entry.line, text=str(entry.requirement))
 
 
-def _in_words(graph: Graph, chain: tuple[str, ...]) -> str:
-    """``requirements.in:3 demo-app → torch → sympy``."""
-    first = graph.nodes[chain[0]]
-    return f"{', '.join(map(str, first.origins))} {' → '.join(chain)}"
-
-
-def _data(graph: Graph, chain: tuple[str, ...]) -> dict[str, Any]:
-    return {"from": [vars(origin) for origin in graph.nodes[chain[0]].origins], "packages": list(chain)}
+def _data(origins: tuple[Origin, ...], chain: tuple[str, ...]) -> dict[str, Any]:
+    return {"from": [vars(origin) for origin in origins], "packages": list(chain)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 
 from mlenv.errors import FindingError, UsageError
 from mlenv.project import Project
-from mlenv.report import Outcome
+from mlenv.report import Finding, Outcome
 from mlenv.system import process
 from mlenv.workspace import Member
 
@@ -35,7 +36,7 @@ def list_members(project: Project) -> Outcome:
     ordered = sorted_by_need(project.workspace.members, needs)
     rows = [_row(project, member, needs[member.name]) for member in ordered]
     table = [("member", "folder", "requires", "lock", "packages")]
-    table += [(row["name"], row["folder"] or "-", _requires(row), row["lock"], _count(row)) for row in rows]
+    table += [(_named(row), row["folder"] or "-", _requires(row), row["lock"], _count(row)) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     return Outcome(text="\n".join(lines), data={"members": rows})
@@ -57,7 +58,7 @@ def sync_all(project: Project, words: Sequence[str], *, progress: Progress) -> O
             if not isinstance(error, Exception):
                 process.stop()
             raise
-    lines = [f"{member.name}: {_said(document)}" for member, (_, document) in zip(members, done, strict=True)]
+    lines = [f"{member.name}: {_said(member, document)}" for member, (_, document) in zip(members, done, strict=True)]
     rows = [{"member": member.name, **document} for member, (_, document) in zip(members, done, strict=True)]
     code = next((code for code, _ in done if code), 0)
     return Outcome(text="\n".join(lines), data={"members": rows}, exit_code=code)
@@ -68,9 +69,13 @@ def _sync_one(
 ) -> tuple[int, dict[str, Any]]:
     """(exit status, the JSON document) of one member's sync; what it says meanwhile is told with its name."""
 
+    begun = b""
+
     def echo(data: bytes) -> None:
-        for line in data.decode("utf-8", "replace").splitlines():
-            if line.strip() and not line.startswith(("error:", "hint:")):
+        nonlocal begun
+        *whole, begun = (begun + data).split(b"\n")  # uv writes a line in pieces
+        for line in (one.decode("utf-8", "replace").rstrip() for one in whole):
+            if line and not line.startswith(("error:", "hint:")):
                 progress(f"{member.name}: {line}")
 
     call: list[str | Path] = [
@@ -92,16 +97,25 @@ def _sync_one(
     return done.code, document
 
 
-def _said(document: Mapping[str, Any]) -> str:
+def _said(member: Member, document: Mapping[str, Any]) -> str:
     if error := document.get("error"):
         where = f"{error['where']}: " if error.get("where") else ""
         hint = f"\n  hint: {error['hint']}" if error.get("hint") else ""
         return f"error: {where}{error['message']}{hint}"
+    if found := [Finding(**finding) for finding in document.get("findings", ()) if finding["severity"] != "note"]:
+        hints = dict.fromkeys(_of_member(member, finding.hint) for finding in found if finding.hint)
+        lines = [*(f"{finding.severity}: {finding}" for finding in found), *(f"hint: {hint}" for hint in hints)]
+        return "\n  ".join(["differs", *lines])
     if "packages" not in document or "seconds" not in document:
         return f"{document.get('action', 'checked')} ({document.get('backend', '')})".replace(" ()", "")
     packages, took = document["packages"], sum(document["seconds"].values())
     counted = f"{packages['foundation']} foundation, {packages['application']} application"
     return f"{document['environment']} ({document['action']}), {document['backend']}, {counted}, {took:.1f} s"
+
+
+def _of_member(member: Member, hint: str) -> str:
+    """A hint whose commands do it for the member from anywhere in the workspace."""
+    return hint.replace("`mlenv ", f"`mlenv --member {shlex.quote(member.name)} ")
 
 
 def sorted_by_need(members: Iterable[Member], needs: Mapping[str, Iterable[str]]) -> list[Member]:
@@ -138,9 +152,12 @@ def _row(project: Project, member: Member, needs: Iterable[str]) -> dict[str, An
     }
 
 
+def _named(row: Mapping[str, Any]) -> str:
+    return f"{row['name']} (isolated)" if row["isolated"] else str(row["name"])
+
+
 def _requires(row: Mapping[str, Any]) -> str:
-    apart = ["(isolated)"] if row["isolated"] else []
-    return ", ".join([*row["requires"], *apart]) or "-"
+    return ", ".join(row["requires"]) or "-"
 
 
 def _count(row: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from mlenv.machine import Machine
 from mlenv.project import Project
 from mlenv.report import Area, Finding
 from mlenv.selection import Environment
-from mlenv.system import generation
+from mlenv.system import generation, git
 from mlenv.system.generation import Generation
 from mlenv.wanted import Wanted, inputs_of, key_of
 
@@ -21,7 +22,7 @@ _SHOWN = 8
 
 def examine(project: Project, machine: Machine, environment: Environment) -> Area:
     """The gate's metadata level on the environment, whether it fits the lock, leftovers. Raises OSError."""
-    left = tuple(_leftovers(project))
+    left = (*_leftovers(project), *_unignored(project))
     current = generation.current(environment.path)
     if current is None:
         absent = _absent(environment)
@@ -97,5 +98,22 @@ def _leftovers(project: Project) -> Iterator[Finding]:
             message=f"interrupted builds left {', '.join(names)} in .mlenv/gen",
             why="they take room; one of them may be a build that runs now",
             hint="`mlenv sync` removes them",
+            severity="note",
+        )
+
+
+def _unignored(project: Project) -> Iterator[Finding]:
+    """Environments in the repository that git would take: members that came after `mlenv init` had no lines there."""
+    members = [member.settings for member in project.workspace.members if not member.group]
+    places = sorted({re.sub(r"\{[^}]*\}", "x", one.environment) for one in members or [project.settings]})
+    inside = [place for place in places if not Path(place).is_absolute() and ".." not in Path(place).parts]
+    found = git.unignored(project.root, inside, env=project.environ) if inside else []
+    if found:
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        yield Finding(
+            kind="environment-unignored",
+            message=f".gitignore does not have {found[0]}{more}",
+            why="`git add` and the context of an image would take an environment in",
+            hint="`mlenv init` adds the lines to .gitignore and .dockerignore",
             severity="note",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlenv.errors import UsageError
@@ -26,6 +26,16 @@ def text_at(folder: Path, revision: str, path: str, *, env: Mapping[str, str]) -
     if found.code != 0:
         raise UsageError(f"{name} has no {of_repository or path}", hint="name another revision, or REVISION:PATH")
     return found.out
+
+
+def unignored(folder: Path, paths: Sequence[str], *, env: Mapping[str, str]) -> list[str]:
+    """Those of the paths, relative to ``folder``, that a commit would take; none outside a repository."""
+    try:
+        found = process.run(["git", "-c", "core.quotePath=false", "check-ignore", "--", *paths], env=env, cwd=folder)
+    except OSError:  # without git nothing is committed
+        return []
+    ignored = found.out.splitlines()
+    return [path for path in paths if path not in ignored] if found.code in (0, 1) else []
 
 
 def _run(words: list[str], folder: Path, env: Mapping[str, str]) -> process.Completed:

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -523,9 +523,16 @@ def _unfinished(text: bytes) -> int:
     return next(n for n in range(len(_ERROR), -1, -1) if text.endswith(_ERROR[:n]))
 
 
-def install_local(uv: Uv, *, requirements: Sequence[str], python: Path, config: Path) -> None:
-    """Install local projects (``-e PATH`` or a path, extras allowed) without their dependencies."""
-    _install_local(uv, requirements, python=python, config=config, env=uv.env)
+def install_local(
+    uv: Uv, *, requirements: Sequence[str], python: Path, config: Path, given: Collection[str] = ()
+) -> None:
+    """Install local projects (``-e PATH`` or a path, extras allowed) without their dependencies.
+
+    ``given`` are packages whose folders are known: what ``tool.uv.sources`` says of them (``workspace = true``) holds
+    in a workspace of uv's alone.
+    """
+    apart = [word for name in sorted(given) for word in ("--no-sources-package", name)]
+    _install_local(uv, requirements, apart, python=python, config=config, env=uv.env)
 
 
 def install_local_against(
@@ -539,7 +546,7 @@ def install_local_against(
     anew = folder / "setuptools.cfg"
     anew.write_text(f"[build]\nbuild_base = {folder / 'build'}\nforce = 1\n", encoding="utf-8")
     private = {"DIST_EXTRA_CONFIG": str(anew), "SKBUILD_BUILD_DIR": str(folder / "build")}
-    alone = ["--no-build-isolation-package", name]
+    alone = ["--no-build-isolation-package", name, "--no-sources"]
     _install_local(uv, [requirement], alone, python=python, config=config, env={**uv.env, **private, "PATH": path})
 
 

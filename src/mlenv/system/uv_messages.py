@@ -316,7 +316,11 @@ def _hint(message: str) -> str:
         return "require a release that has a wheel for this platform and Python, or leave it out there with a marker"
     if re.search(r"there is no version of|only \S+ is available|was yanked", message):
         return "require a release that the index has"
-    return "loosen one of the two requirements, or move the other with `mlenv lock -P NAME`"
+    return f"loosen one of the two requirements{MOVE_THE_OTHER}"
+
+
+MOVE_THE_OTHER = ", or move the other with `mlenv lock -P NAME`"
+"""Of a hint: helps where one of the two is a pin of the old lock."""
 
 
 _FEW = 3
