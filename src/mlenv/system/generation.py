@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,16 @@ def folder(state: Path) -> Path:
 
 def read(path: Path) -> Generation | None:
     """The generation at ``path``, or None where it isn't a finished one."""
+    try:
+        status = (path / MARKER).stat()
+    except OSError:
+        return None
+    return _read(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@cache
+def _read(path: Path, _seen: tuple[int, int, int]) -> Generation | None:
+    """The same, once for each marker that was seen: a command asks for all of them several times."""
     try:
         manifest = json.loads((path / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
