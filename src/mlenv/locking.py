@@ -262,7 +262,7 @@ class _Alone:
         return self._offline_first(lambda uv: solve.resolve_backend(project, uv, overlay, question, platform=platform))
 
     def _question(self, project: Project, answer: Resolved) -> Question:
-        held = tuple(pin for pin in answer.pins.values() if pin.version is not None)
+        held = tuple(answer.pins.values())
         prover = self.part.prover
         asked = question_of(project, python=prover.question.python, platform=prover.platform, seed="")
         return replace(asked, pins=held, with_files=False, source=answer.source)

@@ -447,7 +447,7 @@ def _compilation(
     generated = resolution.foundation_project(
         roots, bindings=bindings, indexes=project.indexes.named, python=question.python
     )
-    held = [f"{pin.name}=={pin.version}" for pin in question.pins if pin.version is not None]
+    held = [f"{pin.name} @ {pin.url}" if pin.url else f"{pin.name}=={pin.version}" for pin in question.pins]
     constraints = {
         overlay.path: [str(bound) for bound in bounds],
         resolution.BOUNDS_FILE: list(question.bounds),

@@ -308,6 +308,20 @@ def test_a_development_list_is_installed_beside_a_lock_that_agrees_with_it(apps:
         assert apps.run("sync", *refused).code == 2
 
 
+def test_a_wheel_that_one_member_names_by_its_address_is_everybodys(apps: Apps) -> None:
+    """The service asks for an extra, so that it can't be told from the annotations what the notebooks need."""
+    by_url = Package("plain-lib", "2.0", requires=("dev-tool",))
+    apps.world.index.add("elsewhere", by_url)
+    url = f"{apps.world.index.file_url('elsewhere', by_url)}#sha256={by_url.sha256}"
+    apps.write("apps/trainer", {"requirements.in": f"plain-lib @ {url}\nwants-kit\n"})
+    done = apps.run("lock")
+    assert done.code == 0, done
+    for lock in ("libs/common/requirements.txt", "my notebooks/requirements.txt", "requirements.txt"):
+        pins = apps.pins(lock)
+        assert pins["plain-lib"].url, lock
+        assert "dev-tool" in pins, lock
+
+
 def test_a_member_is_for_the_workspaces_python(apps: Apps) -> None:
     apps.world.configure(SETTINGS.replace('python = "3.11"', ""))
     for python, code in (("3.12", 3), ("3.11.7", 0)):
