@@ -14,8 +14,7 @@ from typing import NoReturn
 def main() -> None:
     """The console script."""
     try:
-        if sys.argv[1:] == ["lock", "--check"] and (told := _quick_yes()) is not None:
-            _say(told)
+        if sys.argv[1:] == ["lock", "--check"] and (told := _quick_yes()) is not None and _said(told):
             return
         from mlenv import cli
 
@@ -55,8 +54,8 @@ def _leave(ended: SystemExit) -> NoReturn:
     raise ended
 
 
-def _say(line: str) -> None:
-    """Print; a reader that left changes no exit status."""
+def _said(line: str) -> bool:
+    """Print; a reader that left changes no exit status. False where it can't be written: the long way says so."""
     try:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
@@ -64,6 +63,9 @@ def _say(line: str) -> None:
         import os
 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 
-from mlenv.errors import MlenvError, UsageError
+from mlenv.errors import EnvironmentBuildError, MlenvError, UsageError
 
 if TYPE_CHECKING:
     from mlenv.machine import Machine
@@ -327,6 +327,11 @@ class Session:
             click.echo(text, err=err, color=self._color())
         except BrokenPipeError:
             silence(sys.stderr if err else sys.stdout)
+        except OSError as error:
+            silence(sys.stderr if err else sys.stdout)
+            if not err:
+                told = f"standard output can't be written: {error.strerror}"
+                raise EnvironmentBuildError(told, hint="write it where there is space left") from error
 
     def _color(self) -> bool | None:
         return {"always": True, "never": False}.get(self.color, False if self.environ.get("NO_COLOR") else None)

@@ -502,6 +502,14 @@ def test_a_reader_that_left_changes_no_exit_status(locked: Site) -> None:
     assert locked.mlenv("lock", "--check").code == 0
 
 
+def test_what_can_not_be_written_for_want_of_space_is_told(locked: Site) -> None:
+    for words in (("lock", "--check"), ("lock", "--check", "-v"), ("generations", "--json")):
+        with Path("/dev/full").open("w") as full:
+            done = started(locked, *words, stdout=full.fileno())
+            code, said = done.wait(60), done.communicate()[1]
+        assert (code, "standard output can't be written: No space left on device" in said) == (8, True), said
+
+
 def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
