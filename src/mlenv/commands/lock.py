@@ -73,6 +73,7 @@ def lock(project: Project, uv: Uv, wish: Wish, *, dry_run: bool, wait: float, pr
     from mlenv.system.files import project_lock, write_atomically
 
     start = time.perf_counter()
+    _ = project.requirements  # where there are none, nothing is written, not even mlenv's own folder
     if dry_run:
         made = locking.make_all(project, uv, wish, progress=progress)
     else:
